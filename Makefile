@@ -1,0 +1,32 @@
+# `make run` and `make test` each do the whole set-up: a Python of 3.11 or newer is all they ask for.
+PYTHON ?= python3
+BIN = .venv/bin
+STORE ?= data
+
+.PHONY: run test lint bench clean constraints
+
+run: .venv/ready
+	$(BIN)/python -m imageshards.sample .venv/sample
+	$(BIN)/python -m flows.pets --images .venv/sample/images.tar.gz --annotations .venv/sample/annotations.tar.gz --store $(STORE)
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+
+constraints: .venv/ready
+	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade pyproject.toml -o constraints.txt
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imageshards needs Python 3.11 or newer; name it with make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet uv -c constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Configuration and secrets, as Prefect blocks."""

@@ -1,0 +1,1 @@
+"""The steps of a flow, as Prefect tasks: each loads a block, calls one function of imageshards, logs counts."""
