@@ -36,6 +36,9 @@ Factor = Annotated[float, Field(ge=0.0, le=10.0)]
 FactorRange = tuple[Factor, Factor]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
+MIN_RATIO = 0.01
+"""Smallest zoom factor and aspect ratio; below it, numbers stop meaning anything."""
+
 
 class Augment(BaseModel):
     """Augmented copies of training images; test images never get any.
@@ -44,7 +47,7 @@ class Augment(BaseModel):
     A range that holds only its neutral value switches the operation off.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Augmentation")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Augmentation")
 
     copies: int = Field(0, ge=0, le=100, description="Augmented copies per training image, beside the plain one.")
     seed: int = Field(0, ge=0, description="Seed of every random draw.")
@@ -59,7 +62,7 @@ class Augment(BaseModel):
     )
     translate: float = Field(0.0, ge=0.0, le=1.0, description="Shift by up to this share of the side, both ways.")
     scale: FactorRange = Field((1.0, 1.0), description="Zoom factor, drawn from this range.")
-    shear_degrees: float = Field(0.0, ge=0.0, lt=90.0, description="Shear drawn from ± this many degrees.")
+    shear_degrees: float = Field(0.0, ge=0.0, lt=90.0, description="Shear along x drawn from ± this many degrees.")
     fill: Color = Field((0, 0, 0), description="Color where rotation, shift or shear uncovers nothing.")
     brightness: FactorRange = Field((1.0, 1.0), description="Brightness factor, drawn from this range.")
     contrast: FactorRange = Field((1.0, 1.0), description="Contrast factor, drawn from this range.")
@@ -88,29 +91,50 @@ class Augment(BaseModel):
             if low > high:
                 raise ValueError(f"{name}: the lower end {low} lies above the upper end {high}")
         for name in ("crop_ratio", "scale"):
-            if getattr(self, name)[0] <= 0:
-                raise ValueError(f"{name}: must be greater than 0")
+            if getattr(self, name)[0] < MIN_RATIO:
+                raise ValueError(f"{name}: must be at least {MIN_RATIO}")
         return self
+
+    @property
+    def crops(self) -> bool:
+        """Whether a random resized crop takes the place of `fit`."""
+        return self.crop_scale != (1.0, 1.0)
+
+    @property
+    def warps(self) -> bool:
+        """Whether rotation, shift, zoom or shear are on."""
+        return bool(self.rotation_degrees or self.translate or self.shear_degrees) or self.scale != (1.0, 1.0)
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether any operation is on, so that a copy differs from the plain image."""
+        factors = (self.brightness, self.contrast, self.saturation)
+        jitters = self.hue or self.blur_sigma[1] or self.noise_sigma[1] or any(pair != (1.0, 1.0) for pair in factors)
+        return bool(self.crops or self.warps or self.horizontal_flip or self.vertical_flip or jitters)
 
 
 class Recipe(BaseModel):
     """What is done to pixels. The same recipe on the same image gives the same bytes, everywhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", title="Recipe")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Recipe")
 
     fit: Literal["center-crop", "letterbox", "stretch"] = Field(
         "center-crop",
         description="center-crop: shorter side to resolution / crop_fraction, then the middle; "
         "letterbox: the whole image on a square of the fill color; stretch: both sides to the resolution.",
     )
-    crop_fraction: Fraction = Field(0.875, description="center-crop: share of the resized shorter side that is kept.")
+    crop_fraction: float = Field(
+        0.875, ge=0.01, le=1.0, description="center-crop: share of the resized shorter side that is kept."
+    )
     interpolation: Literal["bilinear", "bicubic", "lanczos", "nearest"] = Field(
         "bilinear", description="Resampling filter, with antialiasing; trimaps always use nearest."
     )
     fill: Color = Field((0, 0, 0), description="letterbox: color (R, G, B) around the image.")
     upscale: Literal["allow", "reject"] = Field("allow", description="What happens to an image that must be enlarged.")
     exact: bool = Field(
-        False, description="Resize the whole image and crop then, equal to torchvision's; slower, at most 2 levels off."
+        False,
+        description="center-crop, bilinear: resize the whole image and crop then, equal to torchvision's. Otherwise "
+        "only what is kept gets resized: faster, at most 2 levels off. All else is equal either way.",
     )
 
     keep_damaged: bool = Field(False, description="Accept images with lost data (truncated JPEG), noted as a repair.")
@@ -121,7 +145,7 @@ class Recipe(BaseModel):
     )
 
     denoise: Literal["none", "gaussian", "median"] = Field("none", description="Noise filter on the resized image.")
-    gaussian_sigma: float = Field(1.0, gt=0.0, le=20.0, description="denoise gaussian: sigma in output pixels.")
+    gaussian_sigma: float = Field(1.0, gt=0.0, le=10.0, description="denoise gaussian: sigma in output pixels.")
     median_size: Literal[3, 5, 7] = Field(3, description="denoise median: side of the window in output pixels.")
     contrast: Literal["none", "equalize", "autocontrast", "clahe"] = Field("none", description="Contrast correction.")
     clahe_clip_limit: float = Field(2.0, gt=0.0, le=100.0, description="clahe: contrast limit, in OpenCV's units.")
@@ -143,8 +167,12 @@ class Recipe(BaseModel):
         description="none: 0-255; unit: 0-1; imagenet, given, dataset: 0-1, then minus mean, divided by std "
         "(dataset: measured on trainval only).",
     )
-    mean: tuple[float, ...] | None = Field(None, description="normalize given: one per channel, on the 0-1 scale.")
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(None, description="normalize given: one per channel.")
+    mean: tuple[Annotated[float, Field(ge=-10, le=10)], ...] | None = Field(
+        None, description="normalize given: one per channel, on the 0-1 scale."
+    )
+    std: tuple[Annotated[float, Field(ge=0.001, le=1000)], ...] | None = Field(
+        None, description="normalize given: one per channel, on the 0-1 scale."
+    )
     dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="Type of stored pixels.")
 
     augment: Augment = Field(Augment(), description="Augmented copies of training images.")
@@ -158,29 +186,35 @@ class Recipe(BaseModel):
         return 3 if self.color == "rgb" else 1
 
     @property
+    def filters(self) -> bool:
+        """Whether a quality filter is on; only then does a worker import OpenCV (for a threshold too)."""
+        return self.denoise != "none" or self.contrast != "none"
+
+    @property
     def augments(self) -> bool:
         """Whether any augmented copy is made; only then does a worker import torch."""
         return self.augment.copies > 0
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:
-        for problem in _disagreements(self):
-            raise ValueError(problem)
+        if problems := _disagreements(self):
+            raise ValueError("; ".join(problems))
         return self
 
     def canonical(self) -> str:
         """The recipe as canonical JSON: every field that has an effect, sorted; equal recipes give equal text."""
         data = self.model_dump(mode="json")
-        for field in _without_effect(self):
-            data.pop(field, None)
-        return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        for path in _without_effect(self):
+            section, _, field = path.rpartition(".")
+            (data[section] if section else data).pop(field)
+        return json.dumps(_without_minus_zero(data), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
     def fingerprint(self) -> str:
         """Hash of the canonical form, 64 hexadecimal digits."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
-_NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "crop_fraction": ("fit", ("center-crop",)),
     "fill": ("fit", ("letterbox",)),
     "gaussian_sigma": ("denoise", ("gaussian",)),
@@ -198,25 +232,45 @@ _NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def _without_effect(recipe: Recipe) -> list[str]:
-    fields = [field for field, (switch, values) in _NEEDS.items() if getattr(recipe, switch) not in values]
-    return fields if recipe.augments else [*fields, "augment"]
+    fields = [field for field, (switch, values) in NEEDS.items() if getattr(recipe, switch) not in values]
+    if recipe.fit != "center-crop" or recipe.interpolation != "bilinear":
+        fields.append("exact")
+    if not recipe.augments:
+        return [*fields, "augment"]
+    if not recipe.augment.crops:
+        fields.append("augment.crop_ratio")
+    if not recipe.augment.warps:
+        fields.append("augment.fill")
+    return fields
+
+
+def _without_minus_zero(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_minus_zero(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_minus_zero(item) for item in value]
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def _disagreements(recipe: Recipe) -> list[str]:
     found = []
     for field in _without_effect(recipe):
-        if field != "augment" and getattr(recipe, field) != Recipe.model_fields[field].default:
-            switch, values = _NEEDS[field]
+        if field in NEEDS and getattr(recipe, field) != Recipe.model_fields[field].default:
+            switch, values = NEEDS[field]
             found.append(
                 f"{field} has no effect unless {switch} is {' or '.join(values)}; it is {getattr(recipe, switch)}"
             )
+    if recipe.augments and not recipe.augment.changes_anything:
+        found.append(
+            f"augment.copies is {recipe.augment.copies}, but no operation is on: the copies would be duplicates"
+        )
     if recipe.threshold != "none" and recipe.color == "rgb":
         found.append("threshold works on one channel: set color to gray, red, green or blue")
     if recipe.adaptive_block_size % 2 == 0:
         found.append(f"adaptive_block_size must be odd, it is {recipe.adaptive_block_size}")
     if recipe.normalize == "given":
-        for name, values in (("mean", recipe.mean), ("std", recipe.std)):
-            if values is None or len(values) != recipe.channels:
+        for name, given in (("mean", recipe.mean), ("std", recipe.std)):
+            if given is None or len(given) != recipe.channels:
                 found.append(f"normalize given needs {name} with {recipe.channels} value(s), one per channel")
     if recipe.normalize == "imagenet" and recipe.color != "rgb":
         found.append("normalize imagenet is stated for three channels: set color to rgb")

@@ -1,0 +1,90 @@
+"""Creates the two blocks from environment variables: `python -m blocks.from_environment`.
+
+    IMAGESHARDS_STORE_URL      a folder or s3://bucket/prefix    → dataset-store block
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION: its keys and server
+    IMAGESHARDS_RAY_ADDRESS    `local` or http(s)://head:8265    → ray-cluster block
+    RAY_AUTH_TOKEN             its token
+
+Idempotent: a block of the same name is overwritten. Secrets are read from the environment and never printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+from prefect_aws import AwsCredentials
+from prefect_aws.client_parameters import AwsClientParameters
+from pydantic import SecretStr
+
+from blocks.dataset_store import DatasetStore
+from blocks.ray_cluster import RayCluster
+from imageshards.errors import ConfigError
+
+
+def store_block(environment: Mapping[str, str]) -> DatasetStore | None:
+    """The dataset-store block that the environment describes; None where it names no store.
+
+    Raises:
+        ConfigError: The URL is no possible store.
+    """
+    url = environment.get("IMAGESHARDS_STORE_URL")
+    if not url:
+        return None
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    credentials = None
+    if environment.get("AWS_ACCESS_KEY_ID"):
+        credentials = AwsCredentials(
+            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=SecretStr(environment.get("AWS_SECRET_ACCESS_KEY", "")),
+            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            region_name=region,
+            aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
+        )
+    block = DatasetStore(url=url, credentials=credentials, endpoint_url=endpoint, region=region)
+    block.access()
+    return block
+
+
+def cluster_block(environment: Mapping[str, str]) -> RayCluster | None:
+    """The ray-cluster block that the environment describes; None where it names no cluster.
+
+    Raises:
+        ConfigError: The address is none of the Jobs API.
+    """
+    address = environment.get("IMAGESHARDS_RAY_ADDRESS")
+    if not address:
+        return None
+    token = environment.get("RAY_AUTH_TOKEN")
+    block = RayCluster(address=address, token=SecretStr(token) if token else None)
+    block.access()
+    return block
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create what the environment describes; exit status 2 when it describes nothing, or nothing possible."""
+    parser = argparse.ArgumentParser(prog="python -m blocks.from_environment", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--store-block", default="pets", help="name of the dataset-store block (default: pets)")
+    parser.add_argument("--ray-block", default="ray", help="name of the ray-cluster block (default: ray)")
+    options = parser.parse_args(arguments)
+    try:
+        store, cluster = store_block(os.environ), cluster_block(os.environ)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if store is None and cluster is None:
+        sys.stderr.write("set IMAGESHARDS_STORE_URL, IMAGESHARDS_RAY_ADDRESS or both; see --help\n")
+        return 2
+    for block, name in ((store, options.store_block), (cluster, options.ray_block)):
+        if block is not None:
+            block.save(name, overwrite=True)
+            sys.stdout.write(f"block:{name} ({block.get_block_type_slug()})\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Gets every work unit through, or fails the run: bounded units in flight, retries, and the search for a poison image.
+
+Knows no Ray: a `Backend` runs the functions of `worker` somewhere else. `ray_driver` has the one that is used.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from imageshards import worker
+from imageshards.errors import TransientError
+from imageshards.index import IndexRow
+from imageshards.plan import Unit
+from imageshards.shards import Build, unit_rows
+from imageshards.store import StoreSpec, open_store
+
+LOSSES_BEFORE_PROBE = 2
+MAX_LOSSES = 6
+MAX_TRANSIENT_TRIES = 4
+PROBE_IMAGES = 16
+PROBE_TRIES = 2
+
+
+class WorkerLostError(TransientError):
+    """A task died with its process: killed, out of memory, or its node is gone."""
+
+
+class Backend(Protocol):
+    """Runs functions in other processes."""
+
+    @property
+    def slots(self) -> int:
+        """How many tasks to keep submitted at once."""
+
+    def submit(self, function: Callable[..., dict[str, Any]], *arguments: Any) -> Any:
+        """Start a function of `worker`; returns a hashable handle."""
+
+    def wait(self, handles: Sequence[Any]) -> Any:
+        """Block until one of the handles is done; returns it."""
+
+    def fetch(self, handle: Any) -> Any:
+        """The value of a task.
+
+        Raises:
+            WorkerLostError: The process that ran it died.
+            ImageShardsError: The task failed, with the error's own type.
+        """
+
+    def cancel(self, handle: Any) -> None:
+        """Stop a task that is not wanted any more."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A unit on its way: what happened to it so far."""
+
+    unit: Unit
+    build: Build
+    losses: int = 0
+    transient_tries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Runs units on a backend.
+
+    Attributes:
+        backend: Where tasks run.
+        raw_store: Where the images lie.
+        store: Where the shards go.
+        log: Takes a line on what went wrong and was mended.
+        build_function: What builds a unit, with the form of `worker.run_build`.
+        probe_function: What tries images without writing, with the form of `worker.run_probe`.
+        poison: Images found to kill their workers, by id, with what is known of it.
+    """
+
+    backend: Backend
+    raw_store: StoreSpec
+    store: StoreSpec
+    log: Callable[[str], None]
+    build_function: Callable[..., dict[str, Any]] = worker.run_build
+    probe_function: Callable[..., dict[str, Any]] = worker.run_probe
+    poison: dict[str, str] = field(default_factory=dict)
+
+    def build(self, build: Build, units: Iterable[Unit], on_done: Callable[[Unit, Any], None]) -> None:
+        """Build all units; `on_done` gets each one's results as they come in, in any order.
+
+        Raises:
+            ImageShardsError: A unit failed for good, or lost its worker too often; the others are cancelled.
+        """
+        self.run(build, units, on_done, lambda attempt: (self.build_function, attempt, self.raw_store, self.store))
+
+    def run(
+        self,
+        build: Build,
+        units: Iterable[Unit],
+        on_done: Callable[[Unit, Any], None],
+        call: Callable[[_Attempt], tuple[Any, ...]],
+    ) -> None:
+        """The same for any function of `worker`: `call` gives the function, the attempt and its further arguments."""
+        waiting = deque(_Attempt(unit, build) for unit in units)
+        running: dict[Any, _Attempt] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.backend.slots:
+                    function, attempt, *arguments = call(waiting.popleft())
+                    running[self.backend.submit(function, attempt.build, attempt.unit, *arguments)] = attempt
+                handle = self.backend.wait(list(running))
+                attempt = running.pop(handle)
+                try:
+                    results = self.backend.fetch(handle)
+                except TransientError as error:
+                    waiting.append(self._next_attempt(attempt, error))
+                else:
+                    on_done(attempt.unit, results)
+        finally:
+            for handle in running:
+                self.backend.cancel(handle)
+
+    def _next_attempt(self, attempt: _Attempt, error: TransientError) -> _Attempt:
+        if not isinstance(error, WorkerLostError):
+            attempt.transient_tries += 1
+            if attempt.transient_tries >= MAX_TRANSIENT_TRIES:
+                raise error
+            self.log(f"unit {attempt.unit.name} is tried again after: {error.message}")
+            return attempt
+        attempt.losses += 1
+        self.log(f"unit {attempt.unit.name} lost its worker ({attempt.losses} of {MAX_LOSSES}): {error.message}")
+        if attempt.losses >= MAX_LOSSES:
+            raise TransientError(
+                f"unit {attempt.unit.name} lost its worker {attempt.losses} times, and no single image does it: "
+                f"{error.message}; give workers more memory, or look at the node's log",
+                unit=attempt.unit.name,
+            ) from error
+        if attempt.losses == LOSSES_BEFORE_PROBE:
+            found = self._find_poison(attempt, error.message)
+            self.poison.update(found)
+            attempt.build = replace(attempt.build, poison={**attempt.build.poison, **found})
+        return attempt
+
+    def _find_poison(self, attempt: _Attempt, cause: str) -> dict[str, str]:
+        """The images of a unit that kill their worker, each tried in a task of its own."""
+        rows = unit_rows(attempt.build, attempt.unit, open_store(self.raw_store))
+        groups = [rows[start : start + PROBE_IMAGES] for start in range(0, len(rows), PROBE_IMAGES)]
+        suspects = [row for group in self._lost(attempt, groups) for row in group]
+        for _ in range(PROBE_TRIES):
+            suspects = [group[0] for group in self._lost(attempt, [[row] for row in suspects])]
+        for row in suspects:
+            self.log(f"image {row.image_id} killed its worker {PROBE_TRIES} times when tried alone: rejected")
+        return {row.image_id: f"killed its worker each time it was tried: {cause}" for row in suspects}
+
+    def _lost(self, attempt: _Attempt, groups: Sequence[Sequence[IndexRow]]) -> list[Sequence[IndexRow]]:
+        lost = []
+        for start in range(0, len(groups), self.backend.slots):
+            batch = groups[start : start + self.backend.slots]
+            handles = [
+                self.backend.submit(self.probe_function, attempt.build, attempt.unit, group, self.raw_store)
+                for group in batch
+            ]
+            for handle, group in zip(handles, batch, strict=True):
+                try:
+                    self.backend.fetch(handle)
+                except WorkerLostError:
+                    lost.append(group)
+                except TransientError as error:
+                    self.log(f"trying {group[0].image_id} and others alone: {error.message}")
+        return lost

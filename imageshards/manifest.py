@@ -1,0 +1,216 @@
+"""The manifest: what a finished version consists of. Written last and once, it is the commit point.
+
+`latest.json` points at a manifest, and is the only object that is ever overwritten. Readers go through one of the two
+and never list a prefix.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from imageshards.errors import ObjectExistsError, ObjectMissingError, StoreError
+from imageshards.plan import version_prefix
+from imageshards.schema import FORMAT_VERSION
+from imageshards.store import Store
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ArchiveSource(_Model):
+    """One source archive: where it came from (no credentials in it) and what it was."""
+
+    url: str
+    sha256: str
+    size_bytes: int
+
+
+class ShardEntry(_Model):
+    """One shard of a version; `inputs` is the hash of all that its bytes follow from."""
+
+    path: str
+    split: str
+    rows: int
+    size_bytes: int
+    sha256: str
+    inputs: str
+
+
+class PixelStatistics(_Model):
+    """Mean and standard deviation per channel, in the units of the stored pixels."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class CheckEntry(_Model):
+    """A check that the version passed."""
+
+    name: str
+    passed: bool
+    expected: str
+    found: str
+    examples: tuple[str, ...] = ()
+
+
+class Manifest(_Model):
+    """What one version of one resolution of a dataset consists of.
+
+    Attributes:
+        format_version: Of the shards and of this file.
+        dataset: Name of the dataset.
+        resolution: Side of the square in px.
+        fingerprint: Names the version: hash of index content, recipe, resolution, format version.
+        sources: The archives, `images` and `annotations`.
+        index: Key of the index in the raw store.
+        index_digest: Hash of the index's content.
+        raw_store: Address of the raw store; the rows' `source_key` lies there.
+        recipe: What was done to pixels, in its canonical form.
+        recipe_fingerprint: Hash of it.
+        layout: Order of the axes in the image column.
+        dtype: Type of a stored pixel value.
+        channels: Channels of an image.
+        encoding: `raw`, `jpeg`, `png` or `webp`.
+        class_names: By label.
+        images: Images in the archive; equals samples + rejects + left_out.
+        samples: Rows without augmented copies.
+        rows: Rows, augmented copies included.
+        splits: Rows of each split.
+        classes: Rows of each class in each split.
+        rejects: Samples refused, by reason; `rejects.parquet` beside this file names each.
+        left_out: Images left out, by rule.
+        repairs: Samples accepted after a repair, by its name.
+        members: Members of both archives by kind.
+        pixels: Statistics over all plain rows.
+        normalization: Mean and std that a recipe with `normalize: dataset` measured and applied.
+        shards: Every shard.
+        checks: What was checked before this was published.
+        created_at: Time of publication, UTC, ISO 8601.
+        software: Versions of what built the shards.
+    """
+
+    format_version: int = FORMAT_VERSION
+    dataset: str
+    resolution: int
+    fingerprint: str
+    sources: Mapping[str, ArchiveSource]
+    index: str
+    index_digest: str
+    raw_store: str
+    recipe: Mapping[str, Any]
+    recipe_fingerprint: str
+    layout: str = "HWC"
+    dtype: str
+    channels: int
+    encoding: str
+    class_names: tuple[str, ...]
+    images: int
+    samples: int
+    rows: int
+    splits: Mapping[str, int]
+    classes: Mapping[str, Mapping[str, int]]
+    rejects: Mapping[str, int]
+    left_out: Mapping[str, int]
+    repairs: Mapping[str, int]
+    members: Mapping[str, int]
+    pixels: PixelStatistics
+    normalization: PixelStatistics | None = None
+    shards: tuple[ShardEntry, ...]
+    checks: tuple[CheckEntry, ...]
+    created_at: str
+    software: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """Where the manifest lies in the store."""
+        return manifest_key(self.dataset, self.resolution, self.fingerprint)
+
+    def to_json(self) -> bytes:
+        """The manifest as indented JSON with a stable order."""
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes, *, uri: str) -> Self:
+        """Read a manifest.
+
+        Raises:
+            StoreError: It is damaged, or of a format version that this package does not read.
+        """
+        try:
+            found = json.loads(data).get("format_version")
+            if found != FORMAT_VERSION:
+                raise StoreError(f"{uri}: expected format version {FORMAT_VERSION}, found {found}", found=found)
+            return cls.model_validate_json(data)
+        except (ValidationError, ValueError, AttributeError) as error:
+            raise StoreError(f"{uri} is no manifest: {error}") from error
+
+
+def manifest_key(dataset: str, resolution: int, fingerprint: str) -> str:
+    """Where the manifest of a version lies."""
+    return version_prefix(dataset, resolution, fingerprint) + MANIFEST_NAME
+
+
+def latest_key(dataset: str, resolution: int) -> str:
+    """Where the pointer to the current version lies."""
+    return f"shards/{dataset}/{resolution}/latest.json"
+
+
+def read_manifest(store: Store, dataset: str, resolution: int, fingerprint: str) -> Manifest | None:
+    """The manifest of a version; None where it was not published."""
+    key = manifest_key(dataset, resolution, fingerprint)
+    try:
+        return Manifest.from_json(store.get(key), uri=store.uri(key))
+    except ObjectMissingError:
+        return None
+
+
+def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
+    """Fingerprint of the current version; None where nothing was published yet.
+
+    Raises:
+        StoreError: The pointer is damaged.
+    """
+    key = latest_key(dataset, resolution)
+    try:
+        return str(json.loads(store.get(key))["fingerprint"])
+    except ObjectMissingError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{store.uri(key)} is no pointer to a manifest: {error}; publish to replace it") from error
+
+
+def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
+    """Commit a version: its manifest, then the pointer. Returns the manifest that counts: ours, or an earlier one.
+
+    Idempotent: a version that another run published in the meantime is left as it is, for its shards are the same bytes.
+    """
+    try:
+        store.put(manifest.key, manifest.to_json(), create=True)
+    except ObjectExistsError:
+        published = read_manifest(store, manifest.dataset, manifest.resolution, manifest.fingerprint)
+        manifest = published or manifest
+    point_latest(store, manifest)
+    return manifest
+
+
+def point_latest(store: Store, manifest: Manifest) -> bool:
+    """Make a published version the current one; returns whether the pointer had to be written."""
+    if _points_at(store, manifest):
+        return False
+    pointer = {"fingerprint": manifest.fingerprint, "manifest": manifest.key, "format_version": FORMAT_VERSION}
+    store.put(latest_key(manifest.dataset, manifest.resolution), json.dumps(pointer, indent=1).encode() + b"\n")
+    return True
+
+
+def _points_at(store: Store, manifest: Manifest) -> bool:
+    try:
+        return read_latest(store, manifest.dataset, manifest.resolution) == manifest.fingerprint
+    except StoreError:
+        return False

@@ -1,0 +1,256 @@
+"""Oxford-IIIT Pet: where it comes from, what its annotations say of each image, and how many there should be.
+
+Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. https://www.robots.ox.ac.uk/~vgg/data/pets/
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal, NamedTuple
+from xml.etree import ElementTree as ET
+
+from imageshards.errors import SourceError
+
+DATASET = "oxford-iiit-pet"
+
+IMAGES_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz"
+IMAGES_MIRRORS = ("https://thor.robots.ox.ac.uk/~vgg/data/pets/images.tar.gz",)
+IMAGES_SHA256 = "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d"
+
+ANNOTATIONS_URL = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz"
+ANNOTATIONS_MIRRORS = ("https://thor.robots.ox.ac.uk/~vgg/data/pets/annotations.tar.gz",)
+ANNOTATIONS_SHA256 = "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91"
+
+SPLITS = ("trainval", "test")
+SPECIES = {1: "cat", 2: "dog"}
+
+_MAX_XML_BYTES = 1 << 20
+_NAME_AND_NUMBER = re.compile(r"^(?P<class_name>.+)_\d+$")
+
+Box = tuple[float, float, float, float]
+Split = Literal["trainval", "test"]
+
+
+class FrameSize(NamedTuple):
+    """Width and height, in pixels, of the picture that an annotation was drawn on."""
+
+    width: int
+    height: int
+
+
+class HeadBox(NamedTuple):
+    """xmin, ymin, xmax, ymax in pixels as the XML file has them, and the size of the picture it speaks of."""
+
+    box: Box
+    frame: FrameSize | None
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What list.txt says of an image.
+
+    Attributes:
+        class_id: 0-based, in the order of list.txt's 1-based CLASS-ID.
+        class_name: e.g. `Abyssinian`, `american_bulldog`.
+        species: `cat` or `dog`.
+        split: `trainval`, `test`, or None for an image in no split.
+    """
+
+    class_id: int
+    class_name: str
+    species: str
+    split: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedCounts:
+    """Published counts of one pair of archives, as the loaders of torchvision and TensorFlow Datasets have them."""
+
+    images: int
+    splits: Mapping[str, int]
+    unlisted: int
+    classes: int
+    cat_classes: int
+    trainval_without_box: int
+
+
+ORIGINAL_COUNTS = ExpectedCounts(
+    images=7390,
+    splits={"trainval": 3680, "test": 3669},
+    unlisted=41,
+    classes=37,
+    cat_classes=12,
+    trainval_without_box=9,
+)
+
+
+def expected_counts(images_sha256: str, annotations_sha256: str) -> ExpectedCounts | None:
+    """The counts that must hold for these archives; None for any but the originals."""
+    return ORIGINAL_COUNTS if (images_sha256, annotations_sha256) == (IMAGES_SHA256, ANNOTATIONS_SHA256) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """Everything the annotations archive says, by image id (the file name without its suffix).
+
+    Attributes:
+        class_names: By class id.
+        labels: Images of list.txt.
+        head_boxes: Images that have an XML file.
+    """
+
+    class_names: tuple[str, ...]
+    labels: Mapping[str, Label]
+    head_boxes: Mapping[str, HeadBox]
+
+    def label_of(self, image_id: str) -> Label | None:
+        """The label of an image; one in no split gets its class from its name, where a class of that name exists."""
+        if label := self.labels.get(image_id):
+            return label
+        match = _NAME_AND_NUMBER.match(image_id)
+        name = match["class_name"] if match else ""
+        if name not in self.class_names:
+            return None
+        class_id = self.class_names.index(name)
+        return Label(class_id, name, "cat" if name[0].isupper() else "dog", None)
+
+
+class AnnotationsReader:
+    """Collects the members of an annotations archive, in any order; `finish` checks them and joins them."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._boxes: dict[str, HeadBox] = {}
+
+    def add(self, name: str, data: bytes) -> None:
+        """Take in one member; trimaps and README are of no concern here.
+
+        Raises:
+            SourceError: The member cannot be read as what its name says.
+        """
+        path = PurePosixPath(name)
+        if path.name in ("list.txt", "trainval.txt", "test.txt"):
+            if path.name in self._texts:
+                raise SourceError(
+                    f"the annotations archive holds two files named {path.name}, one of them {name}", member=name
+                )
+            self._texts[path.name] = _text(name, data)
+        elif path.suffix == ".xml":
+            box = _read_voc(name, data)
+            if box is not None:
+                self._boxes[path.stem] = box
+
+    def finish(self) -> Annotations:
+        """The joined annotations.
+
+        Raises:
+            SourceError: A list is missing, malformed, or contradicts another.
+        """
+        for required in ("list.txt", "trainval.txt", "test.txt"):
+            if required not in self._texts:
+                raise SourceError(
+                    f"the annotations archive holds no {required}: expected the layout of Oxford-IIIT Pet "
+                    "(annotations/list.txt, trainval.txt, test.txt, trimaps/, xmls/); check that --annotations names it"
+                )
+        splits = _read_splits(self._texts)
+        labels: dict[str, Label] = {}
+        names: dict[int, str] = {}
+        for entry in _entries("list.txt", self._texts["list.txt"]):
+            if names.setdefault(entry.class_id, entry.class_name) != entry.class_name:
+                raise SourceError(
+                    f"list.txt gives class id {entry.class_id + 1} to both {names[entry.class_id]} and {entry.class_name}"
+                )
+            if entry.image_id in labels:
+                raise SourceError(f"list.txt names {entry.image_id} twice")
+            labels[entry.image_id] = Label(
+                entry.class_id, entry.class_name, entry.species, splits.pop(entry.image_id, None)
+            )
+        if splits:
+            raise SourceError(
+                f"trainval.txt and test.txt name {len(splits)} images that list.txt does not, e.g. {min(splits)}"
+            )
+        return Annotations(_contiguous(names), labels, self._boxes)
+
+
+class _Entry(NamedTuple):
+    image_id: str
+    class_id: int
+    class_name: str
+    species: str
+
+
+def _entries(file: str, text: str) -> Iterator[_Entry]:
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = line.split()
+        match = _NAME_AND_NUMBER.match(fields[0])
+        if len(fields) != 4 or match is None or not all(field.isdecimal() for field in fields[1:]):
+            raise SourceError(
+                f"{file} line {number}: expected `NAME_NUMBER CLASS-ID SPECIES BREED-ID`, found {line[:80]!r}",
+                line=number,
+            )
+        class_id, species = int(fields[1]), int(fields[2])
+        if class_id < 1 or species not in SPECIES:
+            raise SourceError(
+                f"{file} line {number}: class ids start at 1, species is 1 or 2, found {line[:80]!r}", line=number
+            )
+        yield _Entry(fields[0], class_id - 1, match["class_name"], SPECIES[species])
+
+
+def _read_splits(texts: Mapping[str, str]) -> dict[str, str]:
+    splits: dict[str, str] = {}
+    for split in SPLITS:
+        for entry in _entries(f"{split}.txt", texts[f"{split}.txt"]):
+            if entry.image_id in splits:
+                raise SourceError(
+                    f"{entry.image_id} is named twice in the split lists ({splits[entry.image_id]} and {split}): "
+                    "a sample belongs to one split"
+                )
+            splits[entry.image_id] = split
+    return splits
+
+
+def _contiguous(names: Mapping[int, str]) -> tuple[str, ...]:
+    if not names or sorted(names) != list(range(len(names))):
+        found = ", ".join(str(class_id + 1) for class_id in sorted(names)[:5]) or "none"
+        raise SourceError(f"list.txt: class ids must run from 1 without a gap, found {len(names)} classes: {found} …")
+    return tuple(names[class_id] for class_id in range(len(names)))
+
+
+def _text(name: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{name} is no text: {error}", member=name) from error
+
+
+def _read_voc(name: str, data: bytes) -> HeadBox | None:
+    """The box of a Pascal VOC file; None where it holds no object.
+
+    Oxford's files give the edges of the box in pixels, as TensorFlow Datasets and torchvision read them: no offset of
+    one is taken off.
+    """
+    if len(data) > _MAX_XML_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
+        raise SourceError(
+            f"{name}: a Pascal VOC file is small and declares no entities; this one is refused", member=name
+        )
+    try:
+        root = ET.fromstring(data)  # noqa: S314 (no entities, bounded size: checked above)
+        values = [root.find(f"object/bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+        if root.find("object") is None:
+            return None
+        xmin, ymin, xmax, ymax = (float(value.text or "") if value is not None else float("nan") for value in values)
+        sizes = [root.find(f"size/{side}") for side in ("width", "height")]
+        width, height = (int(size.text or 0) if size is not None else 0 for size in sizes)
+    except (ET.ParseError, ValueError) as error:
+        raise SourceError(f"{name} is no Pascal VOC annotation: {error}", member=name) from error
+    if not (0 <= xmin < xmax and 0 <= ymin < ymax and xmax < float("inf") and ymax < float("inf")):
+        raise SourceError(
+            f"{name}: expected 0 <= xmin < xmax and 0 <= ymin < ymax, found {xmin, ymin, xmax, ymax}",
+            member=name,
+        )
+    return HeadBox((xmin, ymin, xmax, ymax), FrameSize(width, height) if width > 0 and height > 0 else None)

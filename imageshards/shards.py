@@ -1,0 +1,408 @@
+"""build_unit: one work unit — fetch its images, decode each once, write its shards of every resolution."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from imageshards.decode import decode, decode_trimap, suffix_disagrees, upright, upright_box
+from imageshards.decoded import Decoded, DecodePolicy, Repair
+from imageshards.encode import encode
+from imageshards.errors import ObjectMissingError, RejectReason, SampleError, StoreError
+from imageshards.index import UNLISTED_SPLIT, IndexRow, hash_between, index_rows, read_index, row_digest
+from imageshards.oxford_pets import Box
+from imageshards.plan import Unit, bucket_of, copies_of, shard_name, shards_of, version_prefix
+from imageshards.recipe import Recipe
+from imageshards.schema import FORMAT_VERSION, shard_metadata
+from imageshards.shard_file import Reject, ShardResult, ShardWriter
+from imageshards.statistics import PixelSums
+from imageshards.store import Store
+from imageshards.transform import ChannelStatistics, Picture, Prepared, prepare, prepare_unnormalized
+
+_FETCH_THREADS = 8
+_IMAGES_AHEAD = 32
+_BYTES_AHEAD = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One resolution of the dataset as it is being built.
+
+    Attributes:
+        resolution: Side of the square in px.
+        fingerprint: Names the version, see `plan.fingerprint`.
+        shards: How many shards each split has.
+        statistics: Mean and standard deviation of the training images, for recipes that normalize by them.
+    """
+
+    resolution: int
+    fingerprint: str
+    shards: Mapping[str, int]
+    statistics: ChannelStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What every work unit of a run has in common.
+
+    Attributes:
+        dataset: Name of the dataset.
+        index_key: The index in the raw store.
+        class_names: By class id.
+        recipe: What is done to pixels.
+        versions: One for each resolution that is to be built.
+        keep_unlisted: Whether images in no split become rows, of the split `unlisted`.
+        poison: Image ids that killed their workers, with what is known of it: rejected unseen.
+    """
+
+    dataset: str
+    index_key: str
+    class_names: tuple[str, ...]
+    recipe: Recipe
+    versions: tuple[Version, ...]
+    keep_unlisted: bool = False
+    poison: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A decoded image, its annotation in upright coordinates, and what is told of it in every row."""
+
+    picture: Picture
+    columns: Mapping[str, Any]
+
+
+def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
+    """The images of a unit, ordered by the hash of their id."""
+    first, last = unit.hash_range
+    table = read_index(raw_store, build.index_key, filters=hash_between(first, last))
+    split = None if unit.split == UNLISTED_SPLIT else unit.split
+    rows = [row for row in index_rows(table) if row.split == split and not row.left_out]
+    return [row for row in rows if row.label is not None] if split is None else rows
+
+
+def build_unit(build: Build, unit: Unit, *, raw_store: Store, store: Store) -> list[ShardResult]:
+    """Build the shards of a unit. Each is put into the store atomically; the same unit gives the same bytes.
+
+    Args:
+        build: The run.
+        unit: Which images, and at which resolutions.
+        raw_store: Where the images lie.
+        store: Where the shards go.
+
+    Returns:
+        One result for each shard, by resolution and name.
+
+    Raises:
+        StoreError: A raw object is missing or is not what the index says, or the store refuses.
+        TransientError: A store is out of reach.
+    """
+    versions = [version for version in build.versions if version.resolution in unit.resolutions]
+    rows = unit_rows(build, unit, raw_store)
+    copies = copies_of(build.recipe, unit.split)
+    results: list[ShardResult] = []
+    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, ExitStack() as stack:
+        outputs = [
+            stack.enter_context(_Output(build, version, unit, rows, store=store, folder=Path(folder)))
+            for version in versions
+        ]
+        for copy in range(copies + 1):
+            for row, sample in _samples(build, rows, unit.split, raw_store):
+                for output in outputs:
+                    output.take(row, sample, copy)
+        for output in outputs:
+            results.extend(output.finish())
+    return results
+
+
+def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, PixelSums]:
+    """Sum the pixels of a unit's plain images before normalization, by resolution; rejects are passed over."""
+    versions = [version for version in build.versions if version.resolution in unit.resolutions]
+    sums = {version.resolution: PixelSums.zero(build.recipe.channels) for version in versions}
+    for row, sample in _samples(build, unit_rows(build, unit, raw_store), unit.split, raw_store):
+        for version in versions:
+            try:
+                if isinstance(sample, SampleError):
+                    raise sample
+                prepared = prepare_unnormalized(
+                    sample.picture, build.recipe, resolution=version.resolution, image_id=row.image_id
+                )
+            except SampleError:
+                continue  # noted as a reject when the shards are built
+            sums[version.resolution] += PixelSums.of(prepared.pixels)
+    return sums
+
+
+def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_store: Store) -> None:
+    """Do all that `build_unit` does with these images, and write nothing."""
+    statistics = ChannelStatistics((0.0,) * build.recipe.channels, (1.0,) * build.recipe.channels)
+    for row, sample in _samples(build, rows, unit.split, raw_store):
+        for resolution in unit.resolutions:
+            for copy in range(copies_of(build.recipe, unit.split) + 1):
+                if isinstance(sample, SampleError):
+                    continue
+                try:
+                    prepare(
+                        sample.picture,
+                        build.recipe,
+                        resolution=resolution,
+                        image_id=row.image_id,
+                        copy=copy,
+                        statistics=statistics,
+                    )
+                except SampleError:
+                    continue
+
+
+class _Output:
+    """The shards of one unit at one resolution, one open at a time, in the order of their buckets."""
+
+    def __init__(
+        self, build: Build, version: Version, unit: Unit, rows: Sequence[IndexRow], *, store: Store, folder: Path
+    ) -> None:
+        self._rows = rows
+        self._build = build
+        self._version = version
+        self._unit = unit
+        self._store = store
+        self._folder = folder / str(version.resolution)
+        self._folder.mkdir()
+        self._pending = deque(shards_of(unit, version.shards[unit.split]))
+        self._writer: ShardWriter | None = None
+        self._number = -1
+        self._results: list[ShardResult] = []
+
+    def __enter__(self) -> _Output:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None:
+            self._writer.__exit__(*error)
+
+    def take(self, row: IndexRow, sample: _Sample | SampleError, copy: int) -> None:
+        """Write a row for the sample, or note why there is none."""
+        writer = self._writer_of(bucket_of(row.sample_hash, self._version.shards[self._unit.split]))
+        try:
+            if isinstance(sample, SampleError):
+                raise sample
+            prepared = self._prepare(row, sample, copy)
+        except SampleError as error:
+            if copy == 0:
+                writer.reject(_reject(row, self._unit.split, error))
+            return
+        recipe = self._build.recipe
+        image = prepared.pixels if recipe.encoding == "raw" else encode(prepared.pixels, recipe)
+        writer.append(_columns(sample.columns, prepared, copy), image=image, trimap=prepared.trimap)
+
+    def finish(self) -> list[ShardResult]:
+        """Close and store what is open, and the shards that no image fell into."""
+        while self._pending or self._writer is not None:
+            self._close()
+            if self._pending:
+                self._open()
+        return self._results
+
+    def _prepare(self, row: IndexRow, sample: _Sample, copy: int) -> Prepared:
+        return prepare(
+            sample.picture,
+            self._build.recipe,
+            resolution=self._version.resolution,
+            image_id=row.image_id,
+            copy=copy,
+            statistics=self._version.statistics,
+        )
+
+    def _writer_of(self, number: int) -> ShardWriter:
+        while self._writer is None or self._number != number:
+            self._close()
+            self._open()
+        return self._writer
+
+    def _open(self) -> None:
+        self._number = self._pending.popleft()
+        name = shard_name(self._unit.split, self._number)
+        metadata = shard_metadata(
+            dataset=self._build.dataset,
+            recipe=self._build.recipe,
+            resolution=self._version.resolution,
+            class_names=self._build.class_names,
+            shard=name,
+            inputs=self._inputs_digest(),
+        )
+        self._writer = ShardWriter(
+            self._folder / name,
+            recipe=self._build.recipe,
+            resolution=self._version.resolution,
+            split=self._unit.split,
+            metadata=metadata,
+        )
+
+    def _inputs_digest(self) -> str:
+        """Hash of all that the bytes of the open shard follow from; equal inputs mean that a shard can be reused."""
+        shards = self._version.shards[self._unit.split]
+        statistics = self._version.statistics
+        content = [
+            FORMAT_VERSION,
+            self._build.recipe.canonical(),
+            self._version.resolution,
+            self._build.class_names,
+            [self._unit.split, self._number, shards],
+            [statistics.mean, statistics.std] if statistics else None,
+        ]
+        digest = hashlib.sha256(json.dumps(content).encode())
+        for row in self._rows:
+            if bucket_of(row.sample_hash, shards) == self._number:
+                digest.update(row_digest(row))
+                digest.update(row.source_key.encode() + b"\0" + self._build.poison.get(row.image_id, "").encode())
+        return digest.hexdigest()
+
+    def _close(self) -> None:
+        if self._writer is None:
+            return
+        result = self._writer.finish()
+        path = self._folder / result.name
+        prefix = version_prefix(self._build.dataset, self._version.resolution, self._version.fingerprint)
+        self._store.put_file(prefix + result.name, path)
+        path.unlink()
+        self._results.append(result)
+        self._writer = None
+
+
+def _columns(columns: Mapping[str, Any], prepared: Prepared, copy: int) -> dict[str, Any]:
+    return {
+        **columns,
+        "copy": copy,
+        "head_box": prepared.head_box,
+        "head_box_visible": prepared.head_box_visible,
+        "upscaled": prepared.upscaled,
+    }
+
+
+def _reject(row: IndexRow, split: str, error: SampleError) -> Reject:
+    return Reject(
+        row.image_id, row.source_key, row.source_sha256, split, row.class_name, str(error.reason), error.message
+    )
+
+
+def _samples(
+    build: Build, rows: Sequence[IndexRow], split: str, store: Store
+) -> Iterator[tuple[IndexRow, _Sample | SampleError]]:
+    healthy = [row for row in rows if row.image_id not in build.poison]
+    fetched = _fetch_ahead(healthy, store)
+    for row in rows:
+        if row.image_id in build.poison:
+            yield row, SampleError(build.poison[row.image_id], reason=RejectReason.WORKER_CRASH)
+            continue
+        image, trimap = next(fetched)
+        try:
+            yield row, _decode(row, split, image, trimap, build.recipe)
+        except SampleError as error:
+            yield row, error
+
+
+def _fetch_ahead(rows: Sequence[IndexRow], store: Store) -> Iterator[tuple[bytes, bytes | None]]:
+    """The bytes of image and trimap of each row, in order, read before they are asked for."""
+    ahead: deque[tuple[int, Future[bytes], Future[bytes] | None]] = deque()
+    waiting = deque(rows)
+    ahead_bytes = 0
+    with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch") as pool:
+        while waiting or ahead:
+            while waiting and len(ahead) < _IMAGES_AHEAD and (ahead_bytes < _BYTES_AHEAD or not ahead):
+                row = waiting.popleft()
+                image = pool.submit(_get, store, row.source_key, row.source_sha256)
+                trimap = pool.submit(_get, store, row.trimap_key, row.trimap_sha256 or "") if row.trimap_key else None
+                ahead.append((row.source_size_bytes, image, trimap))
+                ahead_bytes += row.source_size_bytes
+            size_bytes, image, trimap = ahead.popleft()
+            yield image.result(), trimap.result() if trimap else None
+            ahead_bytes -= size_bytes
+
+
+def _get(store: Store, key: str, sha256: str) -> bytes:
+    try:
+        data = store.get(key)
+    except ObjectMissingError as error:
+        raise ObjectMissingError(
+            f"{store.uri(key)}, which the index refers to, is gone; "
+            "delete the index object and run again to upload it anew",
+            key=key,
+        ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise StoreError(
+            f"{store.uri(key)} is not what the index says: expected sha256 {sha256}, found {found}; "
+            "delete it together with the index object and run again to upload it anew",
+            key=key,
+        )
+    return data
+
+
+def _decode(row: IndexRow, split: str, image: bytes, trimap: bytes | None, recipe: Recipe) -> _Sample:
+    decoded = decode(image, DecodePolicy.from_recipe(recipe))
+    repairs = list(decoded.repairs)
+    if suffix_disagrees(PurePosixPath(row.member).name, decoded.source_format):
+        repairs.append(Repair.MISNAMED)
+    head_box, box_repairs = _upright_head_box(row, decoded)
+    repairs.extend(box_repairs)
+    picture = Picture(decoded.pixels, head_box, None if trimap is None else _upright_trimap(trimap, decoded, recipe))
+    columns = {
+        "image_id": row.image_id,
+        "label": row.label,
+        "class_name": row.class_name,
+        "species": row.species,
+        "split": split,
+        "source_key": row.source_key,
+        "source_sha256": row.source_sha256,
+        "source_width": decoded.source_width,
+        "source_height": decoded.source_height,
+        "source_format": decoded.source_format,
+        "source_mode": decoded.source_mode,
+        "exif_orientation": decoded.exif_orientation,
+        "repairs": [str(repair) for repair in repairs],
+    }
+    return _Sample(picture, columns)
+
+
+def _upright_trimap(data: bytes, decoded: Decoded, recipe: Recipe) -> Any:
+    """The trimap in upright coordinates; one drawn on the picture as stored is turned with it."""
+    trimap = decode_trimap(data, max_pixels=recipe.max_pixels)
+    frame = decoded.pixels.shape[:2]
+    stored = (decoded.source_height, decoded.source_width)
+    if trimap.shape != frame and trimap.shape == stored:
+        trimap = upright(trimap, decoded.exif_orientation)
+    if trimap.shape != frame:
+        raise SampleError(
+            f"the trimap is {trimap.shape[1]} x {trimap.shape[0]} px, the image {frame[1]} x {frame[0]} px",
+            reason=RejectReason.BAD_ANNOTATION,
+        )
+    return trimap
+
+
+def _upright_head_box(row: IndexRow, decoded: Decoded) -> tuple[Box | None, list[str]]:
+    """The head box in upright coordinates and inside the picture, and the repairs that this took.
+
+    A box drawn on the picture as stored is turned with it; one that reaches out is clipped.
+    """
+    if row.head_box is None:
+        return None, []
+    height, width = decoded.pixels.shape[:2]
+    stored = (decoded.source_width, decoded.source_height)
+    box = row.head_box
+    if row.head_box_frame is not None and row.head_box_frame != (width, height) and row.head_box_frame == stored:
+        box = upright_box(box, decoded.exif_orientation, *stored)
+    xmin, ymin, xmax, ymax = box
+    clipped = (xmin, ymin, min(xmax, width), min(ymax, height))
+    if xmin >= width or ymin >= height:
+        raise SampleError(
+            f"the head box {tuple(box)} lies outside of the image of {width} x {height} px",
+            reason=RejectReason.BAD_ANNOTATION,
+        )
+    return clipped, [] if clipped == box else [Repair.HEAD_BOX_CLIPPED]

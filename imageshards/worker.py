@@ -1,0 +1,72 @@
+"""What a Ray task runs. Knows no Ray; imported by workers, so that functions travel by name and never by value.
+
+Each function takes plain values and returns `{"ok": …}` or `{"error": …}`: an error of ours crosses the process
+boundary as data, with its type, whatever Ray would have made of it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from imageshards.errors import ImageShardsError, SampleError
+from imageshards.index import IndexRow
+from imageshards.plan import Unit, shard_name, shards_of, version_prefix
+from imageshards.shard_file import ShardResult, read_shard_result
+from imageshards.shards import Build, build_unit, measure_unit, probe_images
+from imageshards.store import Store, StoreSpec, open_store
+
+
+def run_build(build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
+    """Build the shards of a unit; the results of `build_unit`."""
+    return _outcome(lambda: build_unit(build, unit, raw_store=_store(raw_store), store=_store(store)))
+
+
+def run_measure(build: Build, unit: Unit, raw_store: StoreSpec) -> dict[str, Any]:
+    """Sum the pixels of a unit; the results of `measure_unit`."""
+    return _outcome(lambda: measure_unit(build, unit, raw_store=_store(raw_store)))
+
+
+def run_probe(build: Build, unit: Unit, rows: Sequence[IndexRow], raw_store: StoreSpec) -> dict[str, Any]:
+    """Do all that a unit does with these images, and write nothing."""
+    return _outcome(lambda: probe_images(build, unit, rows, raw_store=_store(raw_store)))
+
+
+def run_inspect(build: Build, unit: Unit, store: StoreSpec) -> dict[str, Any]:
+    """Read what finished shards of a unit, found on a restart, say of themselves."""
+    return _outcome(lambda: inspect_unit(build, unit, _store(store)))
+
+
+def inspect_unit(build: Build, unit: Unit, store: Store) -> list[ShardResult]:
+    """The results of the shards of a unit that lie in the store already."""
+    results = []
+    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder:
+        for version in build.versions:
+            if version.resolution not in unit.resolutions:
+                continue
+            prefix = version_prefix(build.dataset, version.resolution, version.fingerprint)
+            for number in shards_of(unit, version.shards[unit.split]):
+                name = shard_name(unit.split, number)
+                path = store.local_path(prefix + name)
+                if path is None:
+                    path = Path(folder) / name
+                    store.download(prefix + name, path)
+                results.append(read_shard_result(path, resolution=version.resolution, name=name))
+    return results
+
+
+def _outcome(call: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        return {"ok": call()}
+    except SampleError:
+        raise
+    except ImageShardsError as error:
+        return {"error": error.to_dict()}
+
+
+@lru_cache(maxsize=8)
+def _store(spec: StoreSpec) -> Store:
+    return open_store(spec)

@@ -1,0 +1,195 @@
+"""What all tests share: a clean AWS environment, two S3 servers, stores on each backend, the sample photographs.
+
+`moto` is started inside the test process. `ceph` is a real S3 server: the one IMAGESHARDS_TEST_CEPH names, else the one
+that already listens on 127.0.0.1:7480, else one that `../shared/s3/ceph-up` starts; where there is none, its tests are
+skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from imageshards.store import Credentials, Store, StoreSpec, open_store
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CEPH_ENDPOINT = "http://127.0.0.1:7480"
+CEPH_KEYS = ("testkey", "testsecret")
+MOTO_KEYS = ("moto-key", "moto-secret")
+CEPH_STOP_SECONDS = 60
+
+CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
+S3_SERVERS = ["moto", CEPH]
+BACKENDS = ["folder", *S3_SERVERS]
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """One running S3 server and the keys of a user who may do everything there."""
+
+    name: str
+    endpoint_url: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+    region: str = "us-east-1"
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(self.access_key_id, self.secret_access_key)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs in its environment to reach the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret_access_key,
+            "AWS_REGION": self.region,
+        }
+
+    def client(self) -> S3Client:
+        """boto3, for what a store does not do: making buckets, looking behind its back."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            region_name=self.region,
+            config=Config(request_checksum_calculation="when_required", connect_timeout=5, retries={"max_attempts": 2}),
+        )
+
+    def new_bucket(self) -> str:
+        bucket = f"t-{uuid.uuid4().hex[:20]}"
+        self.client().create_bucket(Bucket=bucket)
+        return bucket
+
+    def spec(self, bucket: str, prefix: str = "") -> StoreSpec:
+        return StoreSpec(url=f"s3://{bucket}/{prefix}", endpoint_url=self.endpoint_url, region=self.region)
+
+    def store(self, bucket: str, prefix: str = "") -> Store:
+        return open_store(self.spec(bucket, prefix), credentials=self.credentials)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_aws_of_this_machine() -> Iterator[None]:
+    """No test sees the developer's keys, profiles, endpoints, or asks the network for a role."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    """An S3 imitation in this process. It lets every key in, and keeps objects in memory."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield S3Server("moto", f"http://{host}:{port}", *MOTO_KEYS)
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def ceph() -> Iterator[S3Server]:
+    """A real S3 server; skips where there is none."""
+    named = os.environ.get("IMAGESHARDS_TEST_CEPH")
+    server = S3Server("ceph", named or CEPH_ENDPOINT, *CEPH_KEYS)
+    if named or _is_ceph(server):
+        yield server
+        return
+    start, stop = SHARED / "s3" / "ceph-up", SHARED / "s3" / "ceph-down"
+    if not start.exists():
+        pytest.skip("no Ceph: set IMAGESHARDS_TEST_CEPH to the endpoint of one")
+    with tempfile.TemporaryDirectory(prefix="ceph-", ignore_cleanup_errors=True) as folder:
+        try:
+            subprocess.run([start, folder], check=True, stdout=subprocess.DEVNULL)
+            yield server
+        finally:
+            subprocess.run([stop, folder], check=False, timeout=CEPH_STOP_SECONDS)
+
+
+def _is_ceph(server: S3Server) -> bool:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        answer = server.client().list_buckets()
+    except (BotoCoreError, ClientError):
+        return False
+    return answer["ResponseMetadata"].get("RequestId", "").startswith("tx")  # as RGW's ids begin
+
+
+@pytest.fixture(params=S3_SERVERS)
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each S3 server in turn."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def s3_env(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], tuple[S3Server, str]]:
+    """`s3_env("moto")` or `s3_env("ceph")`: a server and a new bucket, with the environment set to reach them."""
+
+    def enter(name: str) -> tuple[S3Server, str]:
+        server: S3Server = request.getfixturevalue(name)
+        for variable, value in server.environment.items():
+            monkeypatch.setenv(variable, value)
+        return server, server.new_bucket()
+
+    return enter
+
+
+@pytest.fixture(params=BACKENDS)
+def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
+    """A maker of empty stores, on each backend in turn."""
+    if request.param == "folder":
+        return lambda: open_store(str(tmp_path / f"store-{uuid.uuid4().hex[:8]}"))
+    server: S3Server = request.getfixturevalue(request.param)
+    bucket = server.new_bucket()
+    return lambda: server.store(bucket, f"prefix/{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def store(new_store: Callable[[], Store]) -> Store:
+    """An empty store, on each backend in turn."""
+    return new_store()
+
+
+@pytest.fixture
+def folder_store(tmp_path: Path) -> Store:
+    """An empty store in a folder that does not exist yet."""
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def s3_store(s3_server: S3Server) -> Store:
+    """An empty store on each S3 server in turn."""
+    return s3_server.store(s3_server.new_bucket(), "prefix")
+
+
+@pytest.fixture(scope="session")
+def shared_sample() -> Path:
+    """The folder of the real photographs: images.tar.gz, annotations.tar.gz, expected.json."""
+    folder = SHARED / "data" / "pets-sample"
+    if not folder.is_dir():
+        pytest.skip("no photographs: ../shared/data/pets-sample is not there")
+    return folder
