@@ -155,10 +155,14 @@ def members(path: Path, *, limits: ArchiveLimits = DEFAULT_LIMITS) -> Iterator[t
             else:
                 yield from _tar_members(file, kind, reading)
     except _DAMAGE as error:
-        found = str(error) or "no further detail"
-        raise reading.failure(
-            f"is damaged or truncated ({type(error).__name__}: {found}); fetch it again and compare its checksum"
-        ) from error
+        raise reading.failure(_diagnosis(error)) from error
+
+
+def _diagnosis(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno is not None:  # of the system; bz2 and gzip raise it without a number
+        return f"cannot be read: {error.strerror}"
+    found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"is damaged or truncated ({found}); fetch it again and compare its checksum"
 
 
 def junk_rule(name: str) -> str | None:

@@ -131,7 +131,8 @@ def fetch(
         source: What to fetch.
         directory: Cache folder for downloads; made if absent. Local files stay where they are.
         policy: How often and how long to try.
-        on_progress: Called with the bytes there are and the bytes there will be (None if the server does not say).
+        on_progress: Called with the bytes there are and the bytes there will be (None if the server does not say). An
+            error of its own ends the call; the part stays for the next one.
 
     Raises:
         SourceError: No URL can ever work: refused, missing, wrong digest, unsupported scheme.
@@ -200,7 +201,10 @@ def _is_url(text: str) -> bool:
 def _local_path(url: str) -> Path | None:
     """The path that a URL means on this machine; None for one to download."""
     if not _is_url(url):
-        return Path(url).expanduser().absolute()
+        try:
+            return Path(url).expanduser().absolute()
+        except RuntimeError as error:
+            raise _Failure(url, str(error)) from error
     scheme, _, rest = url.partition("://")
     if scheme.lower() in ("http", "https"):
         return None
@@ -211,12 +215,12 @@ def _local_path(url: str) -> Path | None:
 
 
 def _use_local(url: str, path: Path, expected_sha256: str | None) -> Fetched:
-    if path.exists() and not path.is_file():
-        raise _Failure(url, "not a file")
     try:
+        if path.exists() and not path.is_file():  # a fifo would block
+            raise _Failure(url, "not a file")
         sha256, size_bytes = _hash_file(path)
-    except OSError as error:
-        raise _Failure(url, error.strerror or type(error).__name__) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise _Failure(url, getattr(error, "strerror", None) or str(error)) from error
     wrong = _wrong_checksum(expected_sha256, sha256, size_bytes)
     if wrong:
         raise _Failure(url, wrong)
@@ -297,7 +301,7 @@ class _Record:
         return {name: value for name, value in headers.items() if value}
 
     def is_version_of(self, headers: Mapping[str, str]) -> bool:
-        """Whether an answer contradicts the record: for servers that do not honour `If-Range`."""
+        """Whether an answer may be of the same version: for servers that do not honour `If-Range`."""
         pairs = ((self.etag, headers.get("ETag")), (self.last_modified, headers.get("Last-Modified")))
         return all(mine == theirs for mine, theirs in pairs if mine and theirs)
 

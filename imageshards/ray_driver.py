@@ -235,7 +235,8 @@ def _stop_with_parent() -> None:
     """End this process when its standard input ends: whoever started it is gone."""
 
     def watch() -> None:
-        sys.stdin.buffer.read()
+        while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would outlive the interpreter
+            pass
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

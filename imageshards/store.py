@@ -159,7 +159,9 @@ class Store:
         Args:
             key: Where.
             source: A local file, which must not change meanwhile.
-            create: See `put`. On S3 this is one request, which AWS limits to 5 GiB.
+            create: See `put`. On S3 this is one request, which AWS limits to 5 GiB. (Without it, a large file goes up in
+                parts. Those of an upload that broke off stay in the bucket, unseen, until its lifecycle rule
+                AbortIncompleteMultipartUpload removes them.)
         """
         data: memoryview | Path = source
         try:
@@ -217,7 +219,7 @@ class Store:
             prefix: `raw/pets/` or, the same, `raw/pets`: whole segments, so `raw/pe` does not find `raw/pets/…`.
 
         Raises:
-            StoreError: The bucket is missing, access is denied; or an object there, written by others, has a key that
+            StoreError: While iterating: the bucket is missing, access is denied; or an object there, written by others, has a key that
                 no path can express (`a//b`).
         """
         key = check_key(prefix.removesuffix("/")) if prefix else ""

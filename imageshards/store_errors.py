@@ -112,7 +112,7 @@ def _translate_local(error: Exception, text: str, attempt: Attempt) -> ImageShar
     if number in (errno.ENOSPC, errno.EDQUOT):
         advice = "free some space, or choose another folder"
     elif number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "check who may write there" if attempt.writes else "check who may read there"
+        advice = "check who may do that there"
     elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         advice = "a file is in the place of a folder, or the other way round"
     else:
@@ -131,25 +131,24 @@ def _translate_s3(error: Exception, text: str, attempt: Attempt) -> ImageShardsE
     if found is None:
         return _without_answer(error, text, attempt)
     status, code = int(found[1]), _code(text)
-    kind, reason = _judge(status, code, attempt)
-    answer = _answer(status, code, text)
-    return _make(kind, attempt, reason.replace("ANSWER", answer), status=status, code=code)
+    kind, reason = _judge(status, code, _answer(status, code, text), attempt)
+    return _make(kind, attempt, reason, status=status, code=code)
 
 
-def _judge(status: int, code: str | None, attempt: Attempt) -> tuple[type[ImageShardsError], str]:
+def _judge(status: int, code: str | None, answer: str, attempt: Attempt) -> tuple[type[ImageShardsError], str]:
     if code == "NoSuchBucket":
-        reason = f"the bucket {attempt.bucket!r} does not exist{_where(attempt)} (ANSWER): create it, or check the URL"
-        return ObjectMissingError, reason
+        advice = "create it, or check the URL"
+        return ObjectMissingError, f"the bucket {attempt.bucket!r} does not exist{_where(attempt)} ({answer}): {advice}"
     if code in _TRANSIENT_CODES or status in _TRANSIENT_STATUS:
-        return TransientError, "the server is busy or failing (ANSWER): try again later"
+        return TransientError, f"the server is busy or failing ({answer}): try again later"
     if code in _EXPIRED_CODES:
-        return StoreError, "the credentials have expired (ANSWER): renew them"
+        return StoreError, f"the credentials have expired ({answer}): renew them"
     if status in (401, 403):
-        return StoreError, f"access denied (ANSWER): {_ADVICE.get(code or '', _DENIED_ADVICE)}"
+        return StoreError, f"access denied ({answer}): {_ADVICE.get(code or '', _DENIED_ADVICE)}"
     if status == 404:
         # A HEAD request is answered without a code.
-        return ObjectMissingError, f"there is no such object{'' if code else ', or no such bucket'} (ANSWER)"
-    return StoreError, "the server refused (ANSWER)"
+        return ObjectMissingError, f"there is no such object{'' if code else ', or no such bucket'} ({answer})"
+    return StoreError, f"the server refused ({answer})"
 
 
 def _without_answer(error: Exception, text: str, attempt: Attempt) -> ImageShardsError:
@@ -199,11 +198,10 @@ def _code(text: str) -> str | None:
     return match[1] if match else None
 
 
-def _answer(status: int | None, code: str | None, text: str) -> str:
+def _answer(status: int, code: str | None, text: str) -> str:
     match = _SENTENCE.search(text)
-    sentence = match[1].strip()[:_MAX_SENTENCE_CHARS] if match else ""
-    head = " ".join(str(part) for part in (status, code) if part is not None)
-    return f"{head}: {sentence}" if sentence and head else sentence or head or "no answer"
+    sentence = " ".join(match[1].split())[:_MAX_SENTENCE_CHARS] if match else ""
+    return f"{status}{f' {code}' if code else ''}{f': {sentence}' if sentence else ''}"
 
 
 def _first_line(text: str) -> str:

@@ -102,8 +102,11 @@ class S3Access:
 
 
 def _endpoint_of(environment: Mapping[str, str]) -> str | None:
-    found = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    return check_endpoint(found) if found else None
+    # The last one is obstore's own; it would take it behind our back.
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"):
+        if found := environment.get(name):
+            return check_endpoint(found)
+    return None
 
 
 def _keys_of(environment: Mapping[str, str], prefix: str) -> Credentials | None:

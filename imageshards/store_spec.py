@@ -35,7 +35,7 @@ class StoreSpec(BaseModel):
     Attributes:
         url: A folder or `s3://bucket/prefix`.
         endpoint_url: The S3 server, where it is not AWS; default: AWS_ENDPOINT_URL_S3, then AWS_ENDPOINT_URL.
-        region: Default: AWS_REGION, AWS_DEFAULT_REGION, the region of the AWS profile, then `us-east-1`.
+        region: Default: AWS_REGION, AWS_DEFAULT_REGION, that of the AWS profile the credentials are from, `us-east-1`.
         credentials_env: A prefix P. Where P + "AWS_ACCESS_KEY_ID" is set in the environment of the process that opens
             the store, the credentials come from there (and from P + "AWS_SECRET_ACCESS_KEY", P + "AWS_SESSION_TOKEN").
 
@@ -125,7 +125,7 @@ class Location:
     @classmethod
     def _of_s3(cls, rest: str) -> Location:
         bucket, _, prefix = rest.partition("/")
-        if "@" in bucket:
+        if "@" in bucket or ":" in bucket:  # a secret key may well have a slash in it
             raise ConfigError(
                 "an s3:// URL must not carry credentials (user:password@…): use the environment, an AWS profile, "
                 "a role or a dataset-store block"

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from imageshards.errors import TransientError
+from imageshards.errors import ImageShardsError, TransientError
 
 STOP_TIMEOUT_SECONDS = 10.0
 _TAIL_LINES = 20
@@ -27,7 +27,8 @@ def run_local_driver(arguments: list[str], environment: Mapping[str, str], on_li
         on_line: Gets each line of the driver's output.
 
     Raises:
-        TransientError: The driver died without a word of ours.
+        TransientError: The driver was killed.
+        ImageShardsError: The driver ended with an error; where that is one of ours, its output tells which.
     """
     with tempfile.TemporaryDirectory(prefix="imageshards-ray-") as folder:
         command = [
@@ -57,11 +58,11 @@ def run_local_driver(arguments: list[str], environment: Mapping[str, str], on_li
             status = process.wait()
         finally:
             _stop(process)
-    if status != 0:
-        said = "\n".join(tail)
-        raise TransientError(
-            f"the local Ray driver ended with exit status {status}; its last lines:\n{said}", status=status
-        )
+    said = "\n".join(tail)
+    if status < 0:
+        raise TransientError(f"the local Ray driver was killed by signal {-status}; its last lines:\n{said}")
+    if status > 0:
+        raise ImageShardsError(f"the local Ray driver ended with exit status {status}; its last lines:\n{said}")
 
 
 def _environment(extra: Mapping[str, str], folder: Path) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -14,10 +15,11 @@ from prefect.runtime import flow_run
 
 from blocks.dataset_store import StoreAccess, store_access
 from blocks.ray_cluster import cluster_access
-from imageshards.errors import ImageShardsError, error_from_dict
+from imageshards.errors import ImageShardsError, TransientError, error_from_dict
 from imageshards.index import IndexInfo
 from imageshards.job import JobResult, JobSpec, parse_driver_line
 from imageshards.recipe import Recipe
+from imageshards.store import Store
 from tasks.local_ray import run_local_driver
 from tasks.policies import TASK_OPTIONS
 from tasks.progress import StepProgress, step_progress
@@ -66,15 +68,29 @@ def preprocess(
         result_key=f"runs/{run_id}/result.json",
     )
     spec_key = f"runs/{run_id}/spec.json"
-    opened.put(spec_key, spec.model_dump_json(indent=1).encode())
     arguments = _driver_arguments(opened.uri(spec_key), spec)
     environment = {**finished.environment(_STORE_VARIABLES), **raw.environment(_RAW_STORE_VARIABLES)}
-    with step_progress("preprocess", "images", get_run_logger()) as progress:
-        _run_driver(ray, run_id, arguments, environment, _DriverOutput(get_run_logger(), progress))
-    result = JobResult.from_json(opened.get(spec.result_key))
-    for key in (spec_key, spec.result_key):
-        opened.delete(key)
-    return result
+    with _object(opened, spec_key, spec.model_dump_json(indent=1).encode()), _object(opened, spec.result_key, None):
+        with step_progress("preprocess", "images", get_run_logger()) as progress:
+            _run_driver(ray, run_id, arguments, environment, _DriverOutput(get_run_logger(), progress))
+        return JobResult.from_json(opened.get(spec.result_key))
+
+
+@contextmanager
+def _object(store: Store, key: str, data: bytes | None) -> Iterator[None]:
+    """An object of this run alone; stays only where a job may go on that needs it."""
+    if data is not None:
+        store.put(key, data)
+    try:
+        yield
+    except TransientError:
+        raise
+    except BaseException:
+        with suppress(ImageShardsError):
+            store.delete(key)
+        raise
+    else:
+        store.delete(key)
 
 
 def _spec(access: StoreAccess, variables: str) -> Any:

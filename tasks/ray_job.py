@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import imageshards
 from blocks.ray_cluster import ClusterAccess
-from imageshards.errors import ConfigError, StoreError, TransientError
+from imageshards.errors import ConfigError, ImageShardsError, StoreError, TransientError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -46,7 +46,8 @@ def check_cluster(cluster: ClusterAccess) -> str:
     """
     import ray  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
 
-    found = str(_client(cluster).get_version())
+    with _ray_errors(cluster):
+        found = str(_client(cluster)._do_request("GET", "/api/version").json()["ray_version"])  # noqa: SLF001
     if found != ray.__version__:
         raise ConfigError(
             f"the Ray cluster at {cluster.address} runs Ray {found}, this installation has {ray.__version__}: "
@@ -65,7 +66,8 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
         on_line: Gets each line of the driver's output.
 
     Raises:
-        TransientError: The cluster was out of reach for long, or the job failed without a word of ours.
+        TransientError: The cluster was out of reach for long, or the job was killed or stopped.
+        ImageShardsError: The driver ended with an error; where that is one of ours, its output tells which.
     """
     client = _client(cluster)
     job_id = _submit_or_attach(client, cluster, run_id, arguments)
@@ -77,10 +79,10 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
         stop_ray_jobs(cluster, run_id)
         raise
     if status != "SUCCEEDED":
-        message = client.get_job_info(job_id).message or "no message"
-        raise TransientError(
-            f"Ray job {job_id} on {cluster.address} ended as {status}: {message[-2000:]}", job_id=job_id
-        )
+        info = client.get_job_info(job_id)
+        kind = ImageShardsError if (info.driver_exit_code or 0) > 0 else TransientError
+        message = info.message or "no message"
+        raise kind(f"Ray job {job_id} on {cluster.address} ended as {status}: {message[-2000:]}", job_id=job_id)
 
 
 def stop_ray_jobs(cluster: ClusterAccess, run_id: str) -> list[str]:

@@ -15,7 +15,7 @@ class Container:
 
     Attributes:
         data: The file for Pillow, cut down to the first image where that is easy.
-        size: (width, height) as stored; None where only Pillow finds out.
+        size: (width, height) that decoding allocates at least; None where only Pillow finds out.
         orientation: EXIF orientation, 1 to 8; None where only Pillow finds out.
         icc_profile: None without one, b"" where it is broken; Pillow may find one as well.
         several: Whether there are more frames or pages; Pillow may find some as well.

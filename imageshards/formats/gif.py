@@ -9,7 +9,7 @@ _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL = b"\xf9"
 _HEADER_BYTES = 13
 _SHORT_BLOCK_BYTES = 16
-"""Encoders fill each block but the last, to 255 bytes. Files of many blocks shorter than this are there to cost time."""
+"""Encoders fill each block but the last, to 255 bytes. A large file of shorter blocks is there to cost time."""
 
 
 class _Walk:
@@ -76,7 +76,7 @@ def _take_first_image(walk: _Walk) -> bytes | None:
             walk.skip_blocks()
             return control + walk.data[start : walk.position]
         _skip_other(walk, kind)
-        if walk.data[start + 1 : start + 2] == _GRAPHIC_CONTROL:
+        if kind == _EXTENSION and walk.data[start + 1 : start + 2] == _GRAPHIC_CONTROL:
             control = walk.data[start : walk.position]
     return None
 

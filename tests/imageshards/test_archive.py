@@ -65,6 +65,11 @@ def sparse_header(*, data_at: int, size_bytes: int) -> bytes:
     header = bytearray(tar_entry("sparse.jpg", tarfile.GNUTYPE_SPARSE, size=512).tobuf(tarfile.GNU_FORMAT))
     header[386:410] = b"%011o\0%011o\0" % (data_at, 512)
     header[483:495] = b"%011o\0" % size_bytes
+    return signed(header)
+
+
+def signed(header: bytearray) -> bytes:
+    """A tar header with its checksum."""
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     return bytes(header)
@@ -233,6 +238,14 @@ def test_unsafe_folders_are_refused_too(written: Written) -> None:
         unpack(written(tar_of(tar_entry("../evil", tarfile.DIRTYPE))))
 
 
+@pytest.mark.parametrize("name", [".", "./", ""])
+def test_a_file_without_a_name_is_refused(written: Written, name: str) -> None:
+    header = bytearray(tar_entry("x").tobuf(tarfile.GNU_FORMAT))
+    header[:100] = name.encode().ljust(100, b"\0")
+    with pytest.raises(SourceError, match="file without a name"):
+        unpack(written(signed(header) + bytes(1024)))
+
+
 LINKS = {
     "symbolic link": tar_entry("link.jpg", tarfile.SYMTYPE, linkname="a.jpg"),
     "hard link": tar_entry("link.jpg", tarfile.LNKTYPE, linkname="a.jpg"),
@@ -293,7 +306,7 @@ def test_encrypted_zip_entries_are_refused(written: Written) -> None:
     raw = bytearray(zip_bytes({"secret.jpg": b"x"}))
     raw[6] |= 1  # general purpose flags, local header
     raw[raw.index(b"PK\x01\x02") + 8] |= 1  # and directory
-    with pytest.raises(SourceError, match="encrypted"):
+    with pytest.raises(SourceError, match="is encrypted; only files"):
         unpack(written(bytes(raw)))
 
 
@@ -560,6 +573,17 @@ def test_memory_stays_flat_over_a_big_tar(tmp_path: Path) -> None:
     try:
         assert sum(member.size_bytes for member, _ in members(path)) == len(photo) * number_of_photos
         assert tracemalloc.get_traced_memory()[1] < 3_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_stays_flat_over_many_members(tmp_path: Path) -> None:
+    path = tmp_path / "many.tar"
+    path.write_bytes(tar_entry("a.jpg").tobuf() * 5_000 + bytes(1024))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in members(path)) == 5_000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
 
