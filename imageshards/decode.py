@@ -8,41 +8,20 @@ refused with a `RejectReason`. Whatever the bytes are, decoding does not crash, 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import PurePath
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageChops,
-    ImageFile,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, ImageChops, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from imageshards.colors import ColorSource, to_rgb
 from imageshards.decoded import Decoded, DecodePolicy, Repair
 from imageshards.errors import RejectReason, SampleError
-from imageshards.formats.boxed import inspect_avif, inspect_jpeg2000
-from imageshards.formats.container import Container, sniff
-from imageshards.formats.gif import inspect_gif
+from imageshards.formats.container import Container
 from imageshards.formats.jpeg import decode_strictly
 from imageshards.formats.jpeg_header import JpegHeader, read_header, read_icc_profile, without_metadata
-from imageshards.formats.png import inspect_png
-from imageshards.formats.simple import inspect_bmp, inspect_webp
-from imageshards.formats.tiff import inspect_tiff
+from imageshards.formats.reading import FORMATS, check_size, damaged, foreign_code, open_first_image, sniff_or_reject
 from imageshards.orientation import exif_orientation, upright, upright_box
-from imageshards.pillow_guard import Complaints, guarded_pillow
 
 __all__ = [
     "DecodePolicy",
@@ -56,27 +35,6 @@ __all__ = [
 ]
 
 
-class _Format(NamedTuple):
-    suffixes: tuple[str, ...]
-    inspect: Callable[[bytes], Container]
-    plugin: type[ImageFile.ImageFile]
-    weight: int = 1
-    """How often a pixel counts against `max_pixels`: decoders differ in the memory and time they take for one.
-    Measured peaks, result included: 7 to 15 bytes; WebP 22, AVIF 16 to 19; JPEG 2000 27, at 0.2 µs."""
-
-
-_FORMATS = {
-    "jpeg": _Format((".jpg", ".jpeg", ".jpe", ".jfif", ".jif"), Container, JpegImagePlugin.JpegImageFile),
-    "png": _Format((".png", ".apng"), inspect_png, PngImagePlugin.PngImageFile),
-    "gif": _Format((".gif",), inspect_gif, GifImagePlugin.GifImageFile),
-    "webp": _Format((".webp",), inspect_webp, WebPImagePlugin.WebPImageFile, 2),
-    "bmp": _Format((".bmp", ".dib"), inspect_bmp, BmpImagePlugin.BmpImageFile),
-    "tiff": _Format((".tif", ".tiff"), inspect_tiff, TiffImagePlugin.TiffImageFile),
-    "avif": _Format((".avif", ".avifs"), inspect_avif, AvifImagePlugin.AvifImageFile, 2),
-    "jpeg2000": _Format(
-        (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"), inspect_jpeg2000, Jpeg2KImagePlugin.Jpeg2KImageFile, 3
-    ),
-}
 _LOSSLESS = frozenset({"png", "gif", "bmp", "tiff"})
 
 _DEFAULT_POLICY = DecodePolicy()
@@ -84,7 +42,7 @@ _DEFAULT_POLICY = DecodePolicy()
 
 def suffix_disagrees(name: str, source_format: str) -> bool:
     """Whether the suffix of a file's name is not one of its format's: a case for `Repair.MISNAMED`."""
-    return PurePath(name).suffix.lower() not in _FORMATS[source_format].suffixes
+    return PurePath(name).suffix.lower() not in FORMATS[source_format].suffixes
 
 
 def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
@@ -98,14 +56,14 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
         SampleError: `empty`, `unknown-format`, `too-large`, `truncated` where data are missing or damaged, and
             `undecodable` for all else.
     """
-    source_format = _sniff(data)
+    source_format = sniff_or_reject(data)
     if source_format == "jpeg":
         return _decode_jpeg(data, policy)
-    container = _FORMATS[source_format].inspect(data)
+    container = FORMATS[source_format].inspect(data)
     if container.size:
-        _check_size(container.size, source_format, policy.max_pixels)
+        check_size(container.size, container.weight, policy.max_pixels)
     if container.damage and not policy.keep_damaged:
-        raise _damaged(source_format, container.damage)
+        raise damaged(source_format, container.damage)
     try:
         return _decode_container(container, source_format, policy, load_truncated=False)
     except SampleError as error:
@@ -114,42 +72,16 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
     return _decode_container(container, source_format, policy, load_truncated=True)
 
 
-def _sniff(data: bytes) -> str:
-    if not data:
-        raise SampleError("the file has 0 bytes", reason=RejectReason.EMPTY)
-    source_format = sniff(data)
-    if source_format is None:
-        raise SampleError(
-            f"the file begins with {data[:12]!r}, which none of {', '.join(_FORMATS)} does",
-            reason=RejectReason.UNKNOWN_FORMAT,
-        )
-    return source_format
-
-
-def _check_size(size: tuple[int, int], source_format: str, max_pixels: int) -> None:
-    limit = max_pixels // _FORMATS[source_format].weight
-    if size[0] * size[1] > limit:
-        raise SampleError(
-            f"the image has {size[0]} x {size[1]} px, more than the {limit:,} that max_pixels {max_pixels:,} "
-            f"allows for {source_format}",
-            reason=RejectReason.TOO_LARGE,
-        )
-
-
-def _damaged(source_format: str, damage: str) -> SampleError:
-    return SampleError(f"the {source_format} has lost data: {damage}", reason=RejectReason.TRUNCATED)
-
-
 def _decode_jpeg(data: bytes, policy: DecodePolicy) -> Decoded:
     header = read_header(data)
-    _check_size((header.width, header.height), "jpeg", policy.max_pixels)
+    check_size((header.width, header.height), 1, policy.max_pixels)
     strict = decode_strictly(data, header, keep_damaged=policy.keep_damaged)
     profile = read_icc_profile(data, header) if policy.icc == "srgb" else None
     if strict is not None and profile is None and header.components in _SIMPLE_MODES:
         pixels, noted = strict
         mode, conversion = _SIMPLE_MODES[header.components]
         return _finish(pixels, "jpeg", mode, header.orientation, (*noted, *conversion))
-    with _foreign_code("jpeg"):
+    with foreign_code("jpeg"):
         if strict is None:
             image, noted = _jpeg_image(data, header), _UNCHECKED
         else:
@@ -187,29 +119,21 @@ def _jpeg_image(data: bytes, header: JpegHeader) -> Image.Image:
 def _decode_container(
     container: Container, source_format: str, policy: DecodePolicy, *, load_truncated: bool
 ) -> Decoded:
-    with _foreign_code(source_format, load_truncated=load_truncated) as complaints:
-        image = _open(container, source_format, policy.max_pixels)
+    with foreign_code(source_format, load_truncated=load_truncated) as complaints:
+        image = open_first_image(container, source_format, policy.max_pixels)
         mode, several = image.mode, container.several or getattr(image, "is_animated", False)
         orientation = container.orientation or exif_orientation(image.info.get("exif") or b"")
         image.load()
         pixels, converted = to_rgb(image, _color_source(image, container, policy))
     damage = container.damage or next(iter(complaints.errors), None)
     if damage and not policy.keep_damaged:
-        raise _damaged(source_format, damage)
+        raise damaged(source_format, damage)
     noted = [Repair.KEPT_DAMAGED] if damage or load_truncated else []
     if container.oddity or complaints.warnings:
         noted.append(Repair.DECODER_WARNING)
     if several:
         noted.append(Repair.FIRST_FRAME)
     return _finish(pixels, source_format, mode, orientation, (*noted, *converted))
-
-
-def _open(container: Container, source_format: str, max_pixels: int) -> ImageFile.ImageFile:
-    """Let the one plugin read the header; no pixel is decoded, and no other plugin asked."""
-    image = _FORMATS[source_format].plugin(io.BytesIO(container.data))
-    _check_size(image.size, source_format, max_pixels)
-    image.info.pop("xmp", None)  # Pillow would turn a TIFF by the orientation in there
-    return image
 
 
 def _color_source(image: ImageFile.ImageFile, container: Container, policy: DecodePolicy) -> ColorSource:
@@ -229,24 +153,6 @@ def _color_source(image: ImageFile.ImageFile, container: Container, policy: Deco
 
 _SIGNED = 2
 """TIFF's sample format of integers with a sign."""
-
-
-@contextmanager
-def _foreign_code(source_format: str, *, load_truncated: bool = False) -> Iterator[Complaints]:
-    """Turn whatever Pillow and the libraries behind it raise into a `SampleError`."""
-    try:
-        with guarded_pillow(load_truncated=load_truncated) as complaints:
-            yield complaints
-    except SampleError:
-        raise
-    except Exception as error:  # on garbage they raise any type: OSError, SyntaxError, struct.error, KeyError, …
-        message = f"{type(error).__name__}: {error}"
-        if _ENDS_EARLY.search(message):
-            raise _damaged(source_format, message) from error
-        raise SampleError(f"the {source_format} cannot be decoded: {message}") from error
-
-
-_ENDS_EARLY = re.compile(r"truncated|not enough|only got", re.IGNORECASE)
 
 
 def _finish(
@@ -284,22 +190,22 @@ TRIMAP_VALUES = (1, 2, 3)
 
 
 def _decode_indices(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
-    source_format = _sniff(data)
+    source_format = sniff_or_reject(data)
     if source_format not in _LOSSLESS:
         raise SampleError(f"{source_format} does not keep values, expected one of {', '.join(sorted(_LOSSLESS))}")
-    container = _FORMATS[source_format].inspect(data)
+    container = FORMATS[source_format].inspect(data)
     if container.damage:
-        raise _damaged(source_format, container.damage)
+        raise damaged(source_format, container.damage)
     if container.size:
-        _check_size(container.size, source_format, max_pixels)
-    with _foreign_code(source_format) as complaints:
-        image = _open(container, source_format, max_pixels)
+        check_size(container.size, container.weight, max_pixels)
+    with foreign_code(source_format) as complaints:
+        image = open_first_image(container, source_format, max_pixels)
         if image.mode not in ("L", "P"):
             raise SampleError(f"expected one channel of 8 bits or a palette, found mode {image.mode}")
         image.load()
         indices = np.array(image)
     if complaints.errors:
-        raise _damaged(source_format, complaints.errors[0])
+        raise damaged(source_format, complaints.errors[0])
     if source_format == "png" and image.mode == "L" and container.bits in (2, 4):  # which Pillow stretches to 8 bits
         indices //= 255 // (2**container.bits - 1)
     return indices

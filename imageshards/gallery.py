@@ -116,13 +116,12 @@ def step_gallery(
         raw_store: Where their sources lie.
     """
     recipe = Recipe.model_validate(manifest.recipe)
-    sources = _index_rows(manifest, rows, raw_store)
     of_image: dict[str, list[StoredRow]] = {}
     for copy in copies:
         of_image.setdefault(copy.image_id, []).append(copy)
     strips = []
     for row in rows:
-        picture = _source_picture(sources[row.image_id], recipe, raw_store)
+        picture = _source_picture(_index_row(manifest, row.image_id, raw_store), recipe, raw_store)
         panels = [
             *_step_panels(picture, row, recipe, manifest.resolution, pictures[row]),
             *(_copy_panel(copy, pictures[copy]) for copy in of_image.get(row.image_id, [])),
@@ -295,10 +294,10 @@ def _labels(class_name: str | None, split: str) -> str:
     return f"{readable_class(class_name)}, {split}"
 
 
-def _index_rows(manifest: Manifest, rows: Sequence[StoredRow], raw_store: Store) -> dict[str, IndexRow]:
-    ids = [row.image_id for row in rows]
-    table = read_index(raw_store, manifest.index, filters=[("image_id", "in", ids)])
-    return {row.image_id: row for row in index_rows(table)}
+def _index_row(manifest: Manifest, image_id: str, raw_store: Store) -> IndexRow:
+    place_in_index = sample_hash(image_id)
+    table = read_index(raw_store, manifest.index, hash_range=(place_in_index, place_in_index))
+    return next(row for row in index_rows(table) if row.image_id == image_id)
 
 
 def _source_picture(row: IndexRow, recipe: Recipe, raw_store: Store) -> Picture:

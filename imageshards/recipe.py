@@ -36,8 +36,8 @@ Factor = Annotated[float, Field(ge=0.0, le=10.0)]
 FactorRange = tuple[Factor, Factor]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 
-MIN_RATIO = 0.01
-"""Smallest zoom factor and aspect ratio; below it, numbers stop meaning anything."""
+Ratio = Annotated[float, Field(ge=0.01, le=10.0)]
+RatioRange = tuple[Ratio, Ratio]
 
 
 class Augment(BaseModel):
@@ -57,11 +57,11 @@ class Augment(BaseModel):
     crop_scale: tuple[Fraction, Fraction] = Field(
         (1.0, 1.0), description="Random resized crop: share of the area kept, drawn from this range; (1, 1) is off."
     )
-    crop_ratio: tuple[Factor, Factor] = Field(
+    crop_ratio: RatioRange = Field(
         (0.75, 4 / 3), description="Random resized crop: width over height, drawn from this range."
     )
     translate: float = Field(0.0, ge=0.0, le=1.0, description="Shift by up to this share of the side, both ways.")
-    scale: FactorRange = Field((1.0, 1.0), description="Zoom factor, drawn from this range.")
+    scale: RatioRange = Field((1.0, 1.0), description="Zoom factor, drawn from this range.")
     shear_degrees: float = Field(0.0, ge=0.0, lt=90.0, description="Shear along x drawn from ± this many degrees.")
     fill: Color = Field((0, 0, 0), description="Color where rotation, shift or shear uncovers nothing.")
     brightness: FactorRange = Field((1.0, 1.0), description="Brightness factor, drawn from this range.")
@@ -90,9 +90,6 @@ class Augment(BaseModel):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name}: the lower end {low} lies above the upper end {high}")
-        for name in ("crop_ratio", "scale"):
-            if getattr(self, name)[0] < MIN_RATIO:
-                raise ValueError(f"{name}: must be at least {MIN_RATIO}")
         return self
 
     @property
@@ -147,7 +144,11 @@ class Recipe(BaseModel):
     denoise: Literal["none", "gaussian", "median"] = Field("none", description="Noise filter on the resized image.")
     gaussian_sigma: float = Field(1.0, gt=0.0, le=10.0, description="denoise gaussian: sigma in output pixels.")
     median_size: Literal[3, 5, 7] = Field(3, description="denoise median: side of the window in output pixels.")
-    contrast: Literal["none", "equalize", "autocontrast", "clahe"] = Field("none", description="Contrast correction.")
+    contrast: Literal["none", "equalize", "autocontrast", "clahe"] = Field(
+        "none",
+        description="Contrast correction. equalize, autocontrast: each channel by itself, as Pillow does; clahe: the "
+        "lightness of CIELAB, which leaves colors alone.",
+    )
     clahe_clip_limit: float = Field(2.0, gt=0.0, le=100.0, description="clahe: contrast limit, in OpenCV's units.")
     clahe_tiles: int = Field(8, ge=1, le=64, description="clahe: tiles along each side.")
     color: Literal["rgb", "gray", "red", "green", "blue"] = Field(

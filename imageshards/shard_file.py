@@ -25,8 +25,8 @@ from imageshards.schema import METADATA_KEY, OUTCOME_KEY, shard_schema
 REJECTS_NAME = "rejects.parquet"
 """Lies beside the shards of a version; one row for each sample refused."""
 
-ROW_GROUP_BYTES = 16 << 20
-"""Within the 8 to 32 MB that readers like; a writer holds one row group in memory."""
+ROW_GROUP_BYTES = 12 << 20
+"""Within the 8 to 32 MB that readers like; a writer holds one row group for each resolution, and Parquet another."""
 
 _ZSTD_LEVEL = 3
 

@@ -17,7 +17,7 @@ from imageshards.decode import decode, decode_trimap, suffix_disagrees, upright,
 from imageshards.decoded import Decoded, DecodePolicy, Repair
 from imageshards.encode import encode
 from imageshards.errors import ObjectMissingError, RejectReason, SampleError, StoreError
-from imageshards.index import UNLISTED_SPLIT, IndexRow, hash_between, index_rows, read_index, row_digest
+from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index, row_digest
 from imageshards.oxford_pets import Box
 from imageshards.plan import Unit, bucket_of, copies_of, shard_name, shards_of, version_prefix
 from imageshards.recipe import Recipe
@@ -82,8 +82,7 @@ class _Sample:
 
 def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
     """The images of a unit, ordered by the hash of their id."""
-    first, last = unit.hash_range
-    table = read_index(raw_store, build.index_key, filters=hash_between(first, last))
+    table = read_index(raw_store, build.index_key, hash_range=unit.hash_range)
     split = None if unit.split == UNLISTED_SPLIT else unit.split
     rows = [row for row in index_rows(table) if row.split == split and not row.left_out]
     return [row for row in rows if row.label is not None] if split is None else rows

@@ -156,13 +156,15 @@ class Store:
     def put_file(self, key: str, source: Path, *, create: bool = False) -> None:
         """Write an object from a file, as atomic as `put`, without holding the file in memory.
 
+        To S3 a large file goes in parts. Those of an upload that broke off stay in the bucket, unseen, until its
+        lifecycle rule AbortIncompleteMultipartUpload removes them.
+
         Args:
             key: Where.
             source: A local file, which must not change meanwhile.
-            create: See `put`. On S3 this is one request, which AWS limits to 5 GiB. (Without it, a large file goes up in
-                parts. Those of an upload that broke off stay in the bucket, unseen, until its lifecycle rule
-                AbortIncompleteMultipartUpload removes them.)
+            create: See `put`. To S3 this takes one request, which AWS limits to 5 GiB.
         """
+        uri = self.uri(key)
         data: memoryview | Path = source
         try:
             with source.open("rb") as file:
@@ -172,8 +174,8 @@ class Store:
                     # garbage collector, as obstore may hold on to it for a moment after a failure.
                     data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except OSError as error:
-            reason = f"cannot read {source} to write it to {self.uri(key)}: {error.strerror}"
-            raise StoreError(reason, path=str(source), uri=self.uri(key)) from error
+            reason = f"cannot read {source} to write it to {uri}: {error.strerror}"
+            raise StoreError(reason, path=str(source), uri=uri) from error
         self._write(key, data if size_bytes else memoryview(b""), size_bytes, create=create)
 
     def download(self, key: str, target: Path) -> str:
@@ -219,8 +221,8 @@ class Store:
             prefix: `raw/pets/` or, the same, `raw/pets`: whole segments, so `raw/pe` does not find `raw/pets/…`.
 
         Raises:
-            StoreError: While iterating: the bucket is missing, access is denied; or an object there, written by others, has a key that
-                no path can express (`a//b`).
+            StoreError: While iterating: the bucket is missing, access is denied; or an object there, written by others,
+                has a key that no path can express (`a//b`).
         """
         key = check_key(prefix.removesuffix("/")) if prefix else ""
         path = self._location.path(key)
@@ -357,7 +359,8 @@ class Store:
         try:
             return call()
         except VENDOR_ERRORS as error:
-            attempt = Attempt(action, self._location.uri(key), self._location.bucket, self.spec.endpoint_url, writes)
+            uri = self._location.uri(key) if key else self.url
+            attempt = Attempt(action, uri, self._location.bucket, self.spec.endpoint_url, writes)
             failure = translate(error, attempt)
         # Not from within the handler: the vendor's text may hold signed headers, and would be printed as the context.
         raise failure

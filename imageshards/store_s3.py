@@ -26,6 +26,9 @@ TOTAL_TIMEOUT = timedelta(hours=1)
 BULK_TIMEOUT = timedelta(minutes=15)
 """One upload in a single request, where the response timeout cannot apply: 5 GiB, S3's limit, at 6 MB/s."""
 
+BOTO3_TTL = timedelta(minutes=9)
+"""What botocore hands out is good for 10 minutes at least; obstore asks again 5 minutes before the end."""
+
 MAX_RETRIES = 4
 RETRY_TIMEOUT = timedelta(seconds=30)
 """With the connect timeout: a host that swallows packets is reported within 30 s, a refused port within 3 s."""
@@ -140,7 +143,7 @@ def _boto3_chain() -> tuple[S3CredentialProvider, str | None]:
 
     try:
         session = boto3.Session()
-        return Boto3CredentialProvider(session), session.region_name
+        return Boto3CredentialProvider(session, ttl=BOTO3_TTL), session.region_name
     except BotoCoreError as error:
         raise ConfigError(f"the AWS configuration cannot be used: {error}") from error
     except ValueError:

@@ -33,7 +33,7 @@ from imageshards.store import ObjectInfo, Store
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"})
 
 _PARALLEL_WRITES = 16
-_BYTES_IN_FLIGHT = 64 << 20
+_BYTES_IN_FLIGHT = 16 << 20
 _MAX_NAMES_SHOWN = 5
 
 NOT_AN_IMAGE_RULE = "not-an-image"

@@ -27,7 +27,7 @@ from imageshards.statistics import PixelSums
 from imageshards.store import Store
 
 MAX_EXAMPLES = 5
-_SHARDS_AT_ONCE = 2
+_SHARDS_AT_ONCE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,7 @@ def _rejects_table(subject: Subject, store: Store, rejects: Sequence[Reject]) ->
     key = version_prefix(subject.dataset, subject.version.resolution, subject.version.fingerprint) + REJECTS_NAME
     expected = f"{len(rejects)} rejects in {REJECTS_NAME}"
     try:
-        table = pq.read_table(pa.BufferReader(store.get(key)))
+        table = pq.ParquetFile(pa.BufferReader(store.get(key))).read()
     except (pa.ArrowInvalid, StoreError) as error:
         return Check("rejects-table", False, expected, str(error))
     stored = [Reject(**row) for row in table.to_pylist()] if table.schema.equals(REJECTS_SCHEMA) else []

@@ -7,6 +7,7 @@ skipped.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import tempfile
@@ -43,6 +44,12 @@ class S3Server:
     access_key_id: str
     secret_access_key: str = field(repr=False)
     region: str = "us-east-1"
+    _buckets: list[str] = field(default_factory=list, repr=False, compare=False)
+
+    @functools.cached_property
+    def bucket(self) -> str:
+        """A bucket for all tests that keep to a prefix of their own."""
+        return self.new_bucket()
 
     @property
     def credentials(self) -> Credentials:
@@ -73,9 +80,23 @@ class S3Server:
         )
 
     def new_bucket(self) -> str:
+        """An empty bucket, which goes at the end of the session."""
         bucket = f"t-{uuid.uuid4().hex[:20]}"
         self.client().create_bucket(Bucket=bucket)
+        self._buckets.append(bucket)
         return bucket
+
+    def remove_buckets(self) -> None:
+        """Remove what the tests made: a user of Ceph may have 1,000 buckets."""
+        client = self.client()
+        for bucket in self._buckets:
+            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+                if found := [{"Key": entry["Key"]} for entry in page.get("Contents", [])]:
+                    client.delete_objects(Bucket=bucket, Delete={"Objects": found, "Quiet": True})
+            for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+                client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+            client.delete_bucket(Bucket=bucket)
+        self._buckets.clear()
 
     def spec(self, bucket: str, prefix: str = "") -> StoreSpec:
         return StoreSpec(url=f"s3://{bucket}/{prefix}", endpoint_url=self.endpoint_url, region=self.region)
@@ -117,6 +138,7 @@ def ceph() -> Iterator[S3Server]:
     server = S3Server("ceph", named or CEPH_ENDPOINT, *CEPH_KEYS)
     if named or _is_ceph(server):
         yield server
+        server.remove_buckets()
         return
     start, stop = SHARED / "s3" / "ceph-up", SHARED / "s3" / "ceph-down"
     if not start.exists():
@@ -164,8 +186,7 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], St
     if request.param == "folder":
         return lambda: open_store(str(tmp_path / f"store-{uuid.uuid4().hex[:8]}"))
     server: S3Server = request.getfixturevalue(request.param)
-    bucket = server.new_bucket()
-    return lambda: server.store(bucket, f"prefix/{uuid.uuid4().hex[:8]}")
+    return lambda: server.store(server.bucket, f"prefix/{uuid.uuid4().hex[:12]}")
 
 
 @pytest.fixture

@@ -10,6 +10,11 @@ from imageshards.formats.container import MAX_BLOCKS, Container, walk_boxes
 MAX_TILES = 16_384
 """OpenJPEG allocates 6 KB for each before it decodes; 64 million pixels in tiles of 64 x 64 px are 15,625."""
 
+_AVIF_WEIGHT = 2
+"""16 bytes a pixel, 20 with more than 8 bits."""
+_JPEG2000_WEIGHT = 3
+"""27 bytes a pixel: OpenJPEG decodes into 32-bit integers; and 0.2 µs."""
+
 _MAX_COMPONENTS = 4
 _SOC_SIZ, _SOT, _EOC = b"\xff\x4f\xff\x51", b"\xff\x90", b"\xff\xd9"
 _SIZ_BYTES = 42
@@ -20,8 +25,9 @@ def inspect_avif(data: bytes) -> Container:
     """Hide the Exif item: AVIF states its orientation in boxes of its own, and a malformed item makes Pillow fail."""
     for kind, start, _, end in walk_boxes(data):
         if kind == b"meta":
-            return Container(data[:start] + data[start:end].replace(b"Exif", b"none") + data[end:])
-    return Container(data)
+            data = data[:start] + data[start:end].replace(b"Exif", b"none") + data[end:]
+            break
+    return Container(data, weight=_AVIF_WEIGHT)
 
 
 def inspect_jpeg2000(data: bytes) -> Container:
@@ -46,8 +52,11 @@ def inspect_jpeg2000(data: bytes) -> Container:
         data,
         size=(x1 - x0, y1 - y0),
         orientation=1,
+        weight=_JPEG2000_WEIGHT,
         bits=max(((depth & 0x7F) + 1 for depth in depths), default=None),
-        damage=None if end <= len(data) and _is_whole(data, start, end) else "the data end inside of the codestream",
+        damage=None
+        if end <= len(data) and _is_whole(data, start, end, tiles)
+        else "the data end inside of the codestream",
     )
 
 
@@ -61,19 +70,24 @@ def _find_codestream(data: bytes) -> tuple[int, int]:
     return next(((content, end) for kind, _, content, end in walk_boxes(data) if kind == b"jp2c"), (len(data),) * 2)
 
 
-def _is_whole(data: bytes, start: int, end: int) -> bool:
-    """Whether marker segments and tile-parts follow on each other up to the end marker (ISO/IEC 15444-1, annex A)."""
-    position = start + 2
+def _is_whole(data: bytes, start: int, end: int, tiles: int) -> bool:
+    """Whether marker segments and tile-parts, of all tiles, follow on each other up to the end marker.
+
+    ISO/IEC 15444-1, annex A. OpenJPEG leaves black what is missing.
+    """
+    position, seen = start + 2, set[bytes]()
     for _ in range(MAX_BLOCKS):
         marker = data[position : position + 2]
         if marker == _EOC and position < end:
-            return True
+            return len(seen) == tiles
         if marker[:1] != b"\xff" or position + 12 > len(data):
             return False
         if marker != _SOT:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        elif length := int.from_bytes(data[position + 6 : position + 10], "big"):
+            continue
+        seen.add(data[position + 4 : position + 6])
+        if length := int.from_bytes(data[position + 6 : position + 10], "big"):
             position += length
         else:  # 0: the last tile-part, which reaches up to the end marker
-            return _EOC in data[end - 2 : end]
+            return len(seen) == tiles and data[end - 2 : end] == _EOC
     return False

@@ -19,6 +19,8 @@ class Container:
         orientation: EXIF orientation, 1 to 8; None where only Pillow finds out.
         icc_profile: None without one, b"" where it is broken; Pillow may find one as well.
         several: Whether there are more frames or pages; Pillow may find some as well.
+        weight: How often a pixel counts against `DecodePolicy.max_pixels`, by what its decoder takes for it: 1 stands
+            for up to 15 bytes (measured at the peak, the result included) and 0.03 µs.
         bits: Of the deepest channel as stored; None where only Pillow finds out.
         black_is_max: Whether gray is stored inverted, in a way that Pillow does not undo.
         damage: Which data are missing or wrong; None where the structure is whole.
@@ -30,6 +32,7 @@ class Container:
     orientation: int | None = None
     icc_profile: bytes | None = None
     several: bool = False
+    weight: int = 1
     bits: int | None = None
     black_is_max: bool = False
     damage: str | None = None

@@ -16,11 +16,9 @@ SOS, EOI, APP0, APP14 = 0xDA, 0xD9, 0xE0, 0xEE
 _APP1, _APP2, _APP15, _COM = 0xE1, 0xE2, 0xEF, 0xFE
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
-_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
-"""Markers without a length: TEM and RST0 to RST7."""
-
-_MARKER = re.compile(rb"\xff[^\x00\xff]")
-_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_NOTHING = frozenset({0x00, 0x01, 0xFF, *range(0xD0, 0xD8)})
+"""Second bytes that begin no segment: stuffing, TEM, fill, RST0 to RST7."""
+_SEGMENT = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _EXIF, _ADOBE, _ICC = b"Exif\0\0", b"Adobe", b"ICC_PROFILE\0"
 
 Segment = tuple[int, int, int]
@@ -58,20 +56,17 @@ class JpegHeader:
 def walk_segments(data: bytes, position: int) -> Iterator[Segment]:
     """Find the segments from a position on as libjpeg does: it skips whatever lies between them.
 
-    The segment of a scan is its header; the next segment is looked for behind the scan's data. The walk stops after
+    The segment of a scan is its header; its data are among what is skipped. The walk stops after
     an end marker, or where the data end.
     """
     size = len(data)
     while position + 1 < size:
-        if data[position] != 0xFF or data[position + 1] in (0x00, 0xFF):
-            found = _MARKER.search(data, position)
+        if data[position] != 0xFF or data[position + 1] in _NOTHING:
+            found = _SEGMENT.search(data, position)
             if found is None:
                 return
             position = found.start()
         marker = data[position + 1]
-        if marker in _BARE:
-            position += 2
-            continue
         if marker == EOI:
             yield marker, position, position + 2
             return
@@ -80,11 +75,6 @@ def walk_segments(data: bytes, position: int) -> Iterator[Segment]:
         end = position + 2 + (data[position + 2] << 8 | data[position + 3])
         yield marker, position, end
         position = end
-        if marker == SOS:
-            found = _SCAN_END.search(data, end)
-            if found is None:
-                return
-            position = found.start()
 
 
 def read_header(data: bytes) -> JpegHeader:

@@ -74,9 +74,9 @@ def failure_of(call: Callable[[], object]) -> ImageShardsError:
 @pytest.mark.parametrize(
     ("url", "canonical"),
     [
-        ("data", "file:///work/here/data"),
-        ("./data/", "file:///work/here/data"),
-        ("../a/./b//c", "file:///work/a/b/c"),
+        ("data", "file:///home/me/project/data"),
+        ("./data/", "file:///home/me/project/data"),
+        ("../a/./b//c", "file:///home/me/a/b/c"),
         ("/abs/folder", "file:///abs/folder"),
         ("/", "file:///"),
         ("file:///abs/fol%20der", "file:///abs/fol%20der"),
@@ -88,11 +88,11 @@ def failure_of(call: Callable[[], object]) -> ImageShardsError:
         ("s3://bucket", "s3://bucket"),
         ("s3://bucket/", "s3://bucket"),
         ("S3://bucket/a b/50%/ü#?/", "s3://bucket/a b/50%/ü#?"),
-        ("./s3:/bucket", "file:///work/here/s3%3A/bucket"),
+        ("./s3:/bucket", "file:///home/me/project/s3%3A/bucket"),
     ],
 )
 def test_every_spelling_of_a_store_has_one_url(url: str, canonical: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "getcwd", lambda: "/work/here")
+    monkeypatch.setattr(os, "getcwd", lambda: "/home/me/project")
     monkeypatch.setenv("HOME", "/home/me")
     location = Location.of(url)
     assert location.url == canonical
@@ -249,8 +249,7 @@ def test_a_profile_gives_keys_and_region(s3_server: S3Server, tmp_path: Path, mo
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "data")
-    bucket = s3_server.new_bucket()
-    store = open_store(StoreSpec(url=f"s3://{bucket}", endpoint_url=s3_server.endpoint_url))
+    store = open_store(StoreSpec(url=f"s3://{s3_server.bucket}/profile", endpoint_url=s3_server.endpoint_url))
     store.put("a", b"x")
     assert store.get("a") == b"x"
     assert store.spec.region == "eu-central-1"
@@ -271,7 +270,7 @@ def test_the_specs_endpoint_and_given_keys_win_over_the_environment(
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_BUCKET"):
         monkeypatch.setenv(name, "foreign")
-    store = s3_server.store(s3_server.new_bucket())
+    store = s3_server.store(s3_server.bucket, "foreign")
     store.put("a", b"x")
     assert store.get("a") == b"x"
 
@@ -312,7 +311,7 @@ def test_secrets_are_neither_shown_nor_pickled() -> None:
     ids=["wrong key", "wrong secret"],
 )
 def test_denied_access_says_what_to_check(ceph: S3Server, credentials: Credentials, says: str, operation: str) -> None:
-    store = open_store(ceph.spec(ceph.new_bucket()), credentials=credentials)
+    store = open_store(ceph.spec(ceph.bucket), credentials=credentials)
     error = failure_of(lambda: OPERATIONS[operation](store))
     assert type(error) is StoreError
     assert "access denied (403" in error.message
