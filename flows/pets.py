@@ -71,6 +71,7 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
     ray: str = "local",
     recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
     max_reject_fraction: float = 0.01,
+    max_leaks: int | None = None,
     keep_unlisted: bool = False,
 ) -> dict[str, Any]:
     """Turn the two archives of Oxford-IIIT Pet into validated, versioned, train-ready Parquet shards.
@@ -87,12 +88,13 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
         ray: local, the http(s) address of a Ray cluster's Jobs API, or block:NAME of a ray-cluster block.
         recipe: What is done to pixels.
         max_reject_fraction: Highest share of rejected images, 0 to 1; above it nothing is published.
+        max_leaks: Most pairs of duplicate images across splits; above it nothing is published. Empty: any number.
         keep_unlisted: Whether images in no split become rows of a split named unlisted; else they are left out.
 
     Returns:
         dataset, store, index, and one result for each resolution.
     """
-    _check_parameters(resolutions, max_reject_fraction)
+    _check_parameters(resolutions, max_reject_fraction, max_leaks)
     raw_store = raw_store or store
     check(store, raw_store, ray)
     started = time.monotonic()
@@ -124,6 +126,7 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
                 version=version,
                 keep_unlisted=keep_unlisted,
                 max_reject_fraction=max_reject_fraction,
+                max_leaks=max_leaks,
                 expected=oxford_pets.expected_counts(info.images_sha256, info.annotations_sha256),
             )
             for version in built.versions
@@ -158,11 +161,13 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
     return summary
 
 
-def _check_parameters(resolutions: Sequence[int], max_reject_fraction: float) -> None:
+def _check_parameters(resolutions: Sequence[int], max_reject_fraction: float, max_leaks: int | None) -> None:
     if not resolutions:
         raise ConfigError(f"resolutions is empty: choose at least one out of {', '.join(map(str, RESOLUTIONS))}")
     if not 0 <= max_reject_fraction <= 1:
         raise ConfigError(f"max_reject_fraction is a share from 0 to 1, found {max_reject_fraction}")
+    if max_leaks is not None and max_leaks < 0:
+        raise ConfigError(f"max_leaks is a number of pairs, 0 or more, found {max_leaks}")
 
 
 def _download(
@@ -196,6 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-reject-fraction", type=float, default=0.01, help="above this share nothing is published (default: 0.01)"
     )
+    parser.add_argument("--max-leaks", type=int, help="above this number of duplicate pairs across splits, likewise")
     parser.add_argument("--keep-unlisted", action="store_true", help="keep images in no split, as split `unlisted`")
     return parser.parse_args(arguments)
 

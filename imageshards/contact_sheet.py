@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from imageshards.display import BOX_COLOR, OUTLINE_COLOR
 from imageshards.index import sample_hash
-from imageshards.survey import StoredRow
+from imageshards.stored_rows import StoredRow
 
 CELLS = 48
 COLUMNS = 8
@@ -45,7 +45,7 @@ def choose_rows(rows: Iterable[StoredRow], count: int = CELLS) -> list[StoredRow
     classes: Counter[str | None] = Counter()
     splits: Counter[str] = Counter()
     pairs: Counter[tuple[str | None, str]] = Counter()
-    chosen = []
+    chosen: list[StoredRow] = []
     while left and len(chosen) < count:
         row = min(left, key=lambda row: (classes[row.class_name], pairs[row.class_name, row.split], splits[row.split]))
         left.remove(row)

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from imageshards.manifest import Manifest
 from imageshards.meanings import LEFT_OUT, REJECTS, REPAIRS
 from imageshards.oxford_pets import DATASET, expected_counts
+from imageshards.plan import shard_name
 from imageshards.recipe import Recipe
 from imageshards.report_view import accounting, class_range, named_counts, readable_size, recipe_rows, split_names
 from imageshards.schema import shard_schema
@@ -46,6 +47,7 @@ COLUMN_MEANINGS: Mapping[str, str] = {
     "source_mode": "Pixel mode of the source, as Pillow names it.",
     "exif_orientation": "1 to 8; pixels, head box and trimap here stand upright.",
     "upscaled": "Whether the source had to be enlarged.",
+    "perceptual_hash": "64 bits that are alike for pictures that look alike.",
     "repairs": "What had to be done to the source, by name; mostly empty.",
 }
 
@@ -60,6 +62,7 @@ _SIZE_LIMITS = (
 )
 _LARGEST = "n>1B"
 
+_BLANKS = re.compile(r"\s+")
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&#~])")
 
 
@@ -70,26 +73,29 @@ def data_card(manifest: Manifest, survey: Survey) -> str:
         manifest: The complete draft.
         survey: Of its shards.
     """
-    recipe = Recipe.model_validate(manifest.recipe)
-    schema = shard_schema(recipe, manifest.resolution)
+    schema = shard_schema(Recipe.model_validate(manifest.recipe), manifest.resolution)
+    splits = split_names(manifest)
     head = yaml.safe_dump(front_matter(manifest, schema), sort_keys=False, allow_unicode=True, width=float("inf"))
-    body = _environment().get_template("dataset.md.jinja").render(
-        manifest=manifest,
-        survey=survey,
-        name=pretty_name(manifest),
-        counts=accounting(manifest),
-        splits=split_names(manifest),
-        class_ranges=class_range(manifest),
-        boxes=sum(survey.boxes.values()),
-        is_oxford=manifest.dataset == DATASET,
-        is_original=_is_original(manifest),
-        repairs=named_counts(manifest.repairs, REPAIRS),
-        rejects=named_counts(manifest.rejects, REJECTS),
-        left_out=named_counts(manifest.left_out, LEFT_OUT),
-        recipe=recipe_rows(manifest.recipe),
-        columns=[(field.name, str(field.type), COLUMN_MEANINGS[field.name]) for field in schema],
-        size_bytes=sum(shard.size_bytes for shard in manifest.shards),
-        first_shard=manifest.shards[0].path.rpartition("/")[2] if manifest.shards else "",
+    body = (
+        _environment()
+        .get_template("dataset.md.jinja")
+        .render(
+            manifest=manifest,
+            survey=survey,
+            name=pretty_name(manifest),
+            counts=accounting(manifest),
+            splits=splits,
+            class_ranges=class_range(manifest),
+            boxes=sum(survey.boxes.values()),
+            is_oxford=manifest.dataset == DATASET,
+            is_original=_is_original(manifest),
+            repairs=named_counts(manifest.repairs, REPAIRS),
+            rejects=named_counts(manifest.rejects, REJECTS),
+            left_out=named_counts(manifest.left_out, LEFT_OUT),
+            recipe=recipe_rows(manifest.recipe),
+            columns=[(field.name, str(field.type), COLUMN_MEANINGS.get(field.name, "")) for field in schema],
+            first_shard=shard_name(splits[0], 0) if splits else "",
+        )
     )
     return f"---\n{head}---\n\n{body}"
 
@@ -168,7 +174,8 @@ def escape_markdown(value: Any) -> Any:
     """Make text from outside stand for itself: no markup, no HTML, no second line."""
     if not isinstance(value, str) or isinstance(value, _Verbatim):
         return value
-    return _MARKDOWN.sub(r"\\\1", " ".join(value.split())).replace("\\&", "&amp;").replace("\\<", "&lt;")
+    escaped = _MARKDOWN.sub(r"\\\1", _BLANKS.sub(" ", value))
+    return escaped.replace("\\&", "&amp;").replace("\\<", "&lt;")
 
 
 class _Verbatim(str):

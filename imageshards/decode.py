@@ -20,7 +20,15 @@ from imageshards.errors import RejectReason, SampleError
 from imageshards.formats.container import Container
 from imageshards.formats.jpeg import decode_strictly
 from imageshards.formats.jpeg_header import JpegHeader, read_header, read_icc_profile, without_metadata
-from imageshards.formats.reading import FORMATS, check_size, damaged, foreign_code, open_first_image, sniff_or_reject
+from imageshards.formats.reading import (
+    FORMATS,
+    check_size,
+    damaged,
+    foreign_code,
+    load,
+    open_first_image,
+    sniff_or_reject,
+)
 from imageshards.orientation import exif_orientation, upright, upright_box
 
 __all__ = [
@@ -35,7 +43,7 @@ __all__ = [
 ]
 
 
-_LOSSLESS = frozenset({"png", "gif", "bmp", "tiff"})
+_KEEPS_VALUES = frozenset({"png", "bmp", "tiff"})
 
 _DEFAULT_POLICY = DecodePolicy()
 
@@ -123,7 +131,7 @@ def _decode_container(
         image = open_first_image(container, source_format, policy.max_pixels)
         mode, several = image.mode, container.several or getattr(image, "is_animated", False)
         orientation = container.orientation or exif_orientation(image.info.get("exif") or b"")
-        image.load()
+        load(image, load_truncated=load_truncated)
         pixels, converted = to_rgb(image, _color_source(image, container, policy))
     damage = container.damage or next(iter(complaints.errors), None)
     if damage and not policy.keep_damaged:
@@ -191,8 +199,8 @@ TRIMAP_VALUES = (1, 2, 3)
 
 def _decode_indices(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
     source_format = sniff_or_reject(data)
-    if source_format not in _LOSSLESS:
-        raise SampleError(f"{source_format} does not keep values, expected one of {', '.join(sorted(_LOSSLESS))}")
+    if source_format not in _KEEPS_VALUES:
+        raise SampleError(f"{source_format} does not keep values, expected one of {', '.join(sorted(_KEEPS_VALUES))}")
     container = FORMATS[source_format].inspect(data)
     if container.damage:
         raise damaged(source_format, container.damage)
@@ -202,7 +210,7 @@ def _decode_indices(data: bytes, max_pixels: int) -> npt.NDArray[np.uint8]:
         image = open_first_image(container, source_format, max_pixels)
         if image.mode not in ("L", "P"):
             raise SampleError(f"expected one channel of 8 bits or a palette, found mode {image.mode}")
-        image.load()
+        load(image, load_truncated=False)
         indices = np.array(image)
     if complaints.errors:
         raise damaged(source_format, complaints.errors[0])

@@ -9,7 +9,15 @@ from datetime import datetime
 
 from imageshards.fetch import Fetched
 from imageshards.job import JobResult
-from imageshards.manifest import ArchiveSource, CheckEntry, Manifest, PixelStatistics, ShardEntry
+from imageshards.manifest import (
+    MAX_DUPLICATES,
+    ArchiveSource,
+    CheckEntry,
+    DuplicateEntry,
+    Manifest,
+    PixelStatistics,
+    ShardEntry,
+)
 from imageshards.plan import version_prefix
 from imageshards.validate import Findings, Subject
 
@@ -61,6 +69,8 @@ def draft_manifest(
         left_out=findings.left_out,
         repairs=findings.repairs,
         members=subject.info.members,
+        duplicates=tuple(DuplicateEntry(**asdict(pair)) for pair in findings.duplicates[:MAX_DUPLICATES]),
+        duplicate_pairs=findings.duplicate_pairs,
         pixels=findings.pixels or PixelStatistics(mean=(), std=()),
         normalization=PixelStatistics.model_validate(version.statistics) if version.statistics else None,
         shards=tuple(

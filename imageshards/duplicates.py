@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from imageshards.errors import ConfigError
 
 MAX_DISTANCE = 10
-"""Bits in which the hashes of one picture may differ. Share found of 221 photographs of Oxford-IIIT Pet against what was
-made of them, by the largest distance allowed; the look at the pixels then loses 1 of all these within 10.
+"""Bits in which the hashes of one picture may differ. The share of 221 photographs of Oxford-IIIT Pet whose hash lies
+near that of what was made of them; of all within 10 bits, the look at the pixels then loses one.
 
     bits                                          4      6      8     10     12
     JPEG quality 50 to 95, gray, light -10 %   1.000  1.000  1.000  1.000  1.000
@@ -33,8 +33,8 @@ made of them, by the largest distance allowed; the look at the pixels then loses
     4 % cropped off one corner                 0.072  0.312  0.575  0.796  0.946
     mirrored                                   0      0      0      0      0
 
-The photographs themselves differ in 14 bits and more. Of 14 million pairs of crops of different photographs, 0, 0, 1, 3
-and 42 lie within these distances; the look at the pixels leaves 0, 0, 0, 0 and 1.
+The photographs differ from each other in 14 bits and more. Of 14 million pairs of crops of different photographs, 0, 0,
+1, 3 and 42 lie within these distances; the look at the pixels leaves 0, 0, 0, 0 and 1.
 """
 
 LONGEST_DISTANCE = 16
@@ -54,11 +54,12 @@ exactly and no order of additions, no machine, changes a bit of the hash."""
 
 _THUMBNAIL_SIDE = 16
 _LEAST_CORRELATION_PERCENT = 80
-"""Of the thumbnails of one picture. Without it, plain backgrounds bring unrelated images together; see `MAX_DISTANCE`."""
+"""Of the thumbnails of one picture."""
 _SAME_LEVELS = 2
 """Thumbnails that differ by no more on average show the same, if too flat a picture to correlate."""
 
 _MAX_EQUAL = 16
+"""Hashes of one group whose pairs are all reported, see `find_near`."""
 _MAX_PAIRS, _MAX_PAIRS_EACH = 1_000_000, 8
 """Altogether and for each hash. Groups of 16 equal hashes make 7.5 for each."""
 _LOOKS_KEPT = 30_000
@@ -67,6 +68,7 @@ _LOOKS_KEPT = 30_000
 _SORTING_WORK = 64
 """Comparisons of two hashes that take as long as sorting one in, measured."""
 _DROPPED_BELOW = 0.8
+"""Share of hashes still to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
         pixels: (H, W, 3) uint8, RGB, upright; 1 x 1 and more.
 
     Returns:
-        0 to 2^64 - 1. For an image of one colour, which has no frequencies, that colour in unary: 21 bits a channel.
+        0 to 2^64 - 1. For an image of one color, which has no frequencies, that color in unary: 21 bits a channel.
     """
     gray = _gray_grid(pixels)
     spectrum = (_BASIS @ gray @ _BASIS.T).ravel()
@@ -191,7 +193,7 @@ def leaks(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
 
 def _look(pixels: NDArray[np.uint8]) -> _Look:
     digest = hashlib.sha256(f"{pixels.shape}".encode())
-    digest.update(np.ascontiguousarray(pixels))
+    digest.update(np.ascontiguousarray(pixels).data)
     side = _GRID // _THUMBNAIL_SIDE
     cells = _gray_grid(pixels).reshape(_THUMBNAIL_SIDE, side, _THUMBNAIL_SIDE, side)
     return _Look(digest.digest(), cells.sum(axis=(1, 3)).astype(np.int64) // (1000 * side * side))
@@ -273,8 +275,8 @@ def _agreeing_bands(count: int, max_distance: int) -> int:
 def _near_in_buckets(hashes: NDArray[np.uint64], mask: np.uint64, max_distance: int) -> NDArray[np.int64]:
     """Near pairs, all those in one bucket among them, each as lower index times N plus higher index.
 
-    A bucket holds the hashes that agree in the bits of the mask. Sorted, each hash is compared to its next neighbor, the
-    one after that, and so on to the size of its bucket; buckets that are done with are dropped now and then.
+    A bucket holds the hashes that agree in the bits of the mask. Sorted, each hash is compared to the next one, the one
+    after that, and so on up to the size of the bucket; buckets that are done with are dropped now and then.
     """
     count = len(hashes)
     order = np.argsort(hashes & mask)

@@ -156,15 +156,25 @@ class Executor:
         lost = []
         for start in range(0, len(groups), self.backend.slots):
             batch = groups[start : start + self.backend.slots]
-            handles = [
+            handles = deque(
                 self.backend.submit(self.probe_function, attempt.build, attempt.unit, group, self.raw_store)
                 for group in batch
-            ]
-            for handle, group in zip(handles, batch, strict=True):
-                try:
-                    self.backend.fetch(handle)
-                except WorkerLostError:
-                    lost.append(group)
-                except TransientError as error:
-                    self.log(f"trying {group[0].image_id} and others alone: {error.message}")
+            )
+            try:
+                for group in batch:
+                    if self._is_lost(handles[0], group):
+                        lost.append(group)
+                    handles.popleft()
+            finally:
+                for handle in handles:
+                    self.backend.cancel(handle)
         return lost
+
+    def _is_lost(self, handle: Any, group: Sequence[IndexRow]) -> bool:
+        try:
+            self.backend.fetch(handle)
+        except WorkerLostError:
+            return True
+        except TransientError as error:
+            self.log(f"trying {group[0].image_id} and others alone: {error.message}")
+        return False

@@ -35,13 +35,23 @@ def denoise(pixels: Pixels, recipe: Recipe) -> Pixels:
     `gaussian` mirrors the image at its borders and `median` repeats them, as torchvision's and Pillow's do.
     """
     if recipe.denoise == "gaussian":
-        side = gaussian_kernel_size(recipe.gaussian_sigma)
-        # on uint8 OpenCV computes in fixed point: the same on every processor
-        blurred = cv2.GaussianBlur(pixels, (side, side), recipe.gaussian_sigma, borderType=cv2.BORDER_REFLECT_101)
-        return cast("Pixels", blurred)
+        return _gaussian_blur(pixels, recipe.gaussian_sigma)
     if recipe.denoise == "median":
         return cast("Pixels", cv2.medianBlur(pixels, recipe.median_size))
     return pixels
+
+
+def _gaussian_blur(pixels: Pixels, sigma_px: float) -> Pixels:
+    """Blur in OpenCV's fixed point, the same on every processor, with 16 bits instead of 8: at most 1 level off."""
+    side = gaussian_kernel_size(sigma_px)
+    wide = cv2.GaussianBlur(
+        pixels.astype(np.uint16) << 8,
+        (side, side),
+        sigma_px,
+        borderType=cv2.BORDER_REFLECT_101,
+        hint=cv2.ALGO_HINT_ACCURATE,
+    )
+    return ((wide + 128) >> 8).astype(np.uint8)
 
 
 def correct_contrast(pixels: Pixels, recipe: Recipe) -> Pixels:

@@ -32,7 +32,8 @@ from imageshards.plan import version_prefix
 from imageshards.recipe import Augment, Recipe
 from imageshards.shard_file import REJECTS_NAME, Reject
 from imageshards.store import Store
-from imageshards.survey import StoredRow, spread
+from imageshards.stored_rows import StoredRow
+from imageshards.survey import spread
 from imageshards.transform import prepare_unnormalized
 
 STEP_IMAGES = 4
@@ -144,7 +145,7 @@ def recipe_steps(recipe: Recipe) -> list[tuple[str, str, Recipe]]:
             "augment": Augment(),
         }
     )
-    steps = [(recipe.fit, recipe.interpolation, partial)]
+    steps: list[tuple[str, str, Recipe]] = [(recipe.fit, recipe.interpolation, partial)]
     for field, off in (("denoise", "none"), ("contrast", "none"), ("color", "rgb"), ("threshold", "none")):
         value = getattr(recipe, field)
         if value != off:

@@ -46,7 +46,7 @@ _SCHEMA = pa.schema(
         pa.field("class_name", pa.string()),
         pa.field("species", pa.string()),
         pa.field("split", pa.string()),
-        pa.field("head_box", pa.list_(pa.float32(), 4)),
+        pa.field("head_box", pa.list_(pa.float64(), 4)),
         pa.field("head_box_frame", pa.list_(pa.int32(), 2)),
         pa.field("trimap_key", pa.string()),
         pa.field("trimap_sha256", pa.string()),
@@ -191,7 +191,10 @@ def read_index_info(store: Store, key: str) -> IndexInfo:
         ObjectMissingError: There is no such index.
         StoreError: The object is no index of this version.
     """
-    return _info(store, key, pq.read_schema(_input(store, key)))
+    try:
+        return _info(key, pq.read_schema(_input(store, key)))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise _damaged(store, key, str(error)) from error
 
 
 def read_index(
@@ -207,7 +210,7 @@ def read_index(
 
     Raises:
         ObjectMissingError: There is no such index.
-        StoreError: The object is no Parquet file.
+        StoreError: The object is no Parquet file, or a damaged one.
     """
     try:
         # Not pq.read_table: it imports pyarrow.dataset, 60 MB in each worker.
@@ -215,7 +218,7 @@ def read_index(
             groups = [group for group in range(file.num_row_groups) if _overlaps(file.metadata, group, hash_range)]
             wanted = None if columns is None else list(dict.fromkeys([*columns, "sample_hash"]))
             table = file.read_row_groups(groups, columns=wanted, use_threads=False).replace_schema_metadata(None)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise _damaged(store, key, str(error)) from error
     if hash_range is not None:
         first, last = (pa.scalar(value, pa.uint64()) for value in hash_range)
@@ -248,11 +251,11 @@ def _input(store: Store, key: str) -> pa.NativeFile:
     return pa.OSFile(str(path)) if path is not None and path.is_file() else pa.BufferReader(store.get(key))
 
 
-def _info(store: Store, key: str, schema: pa.Schema) -> IndexInfo:
+def _info(key: str, schema: pa.Schema) -> IndexInfo:
     raw = (schema.metadata or {}).get(_METADATA_KEY)
     metadata = json.loads(raw) if raw else {}
     if metadata.get("version") != INDEX_VERSION:
-        raise _damaged(store, key, f"expected index version {INDEX_VERSION}, found {metadata.get('version')}")
+        raise ValueError(f"expected index version {INDEX_VERSION}, found {metadata.get('version')}")
     return IndexInfo(
         key=key,
         digest=metadata["digest"],

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imageshards.errors import ConfigError
 from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, read_index
-from imageshards.recipe import Recipe
+from imageshards.recipe import MAX_RESOLUTION, Recipe
 from imageshards.shard_file import ShardResult
 from imageshards.store import Store, StoreSpec
 
@@ -43,7 +43,7 @@ class JobSpec(BaseModel):
     index_key: str
     raw_store: StoreSpec
     store: StoreSpec
-    resolutions: tuple[int, ...]
+    resolutions: Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_RESOLUTION)], ...], Field(min_length=1)]
     recipe: Recipe
     keep_unlisted: bool = False
     result_key: str

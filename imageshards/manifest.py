@@ -19,6 +19,9 @@ from imageshards.store import Store
 
 MANIFEST_NAME = "manifest.json"
 
+MAX_DUPLICATES = 1000
+"""Pairs that a manifest names."""
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +63,17 @@ class CheckEntry(_Model):
     examples: tuple[str, ...] = ()
 
 
+class DuplicateEntry(_Model):
+    """Two images that show the same picture, `exact` to the pixel or `near`."""
+
+    first: str
+    second: str
+    first_split: str
+    second_split: str
+    kind: str
+    distance: int
+
+
 class Manifest(_Model):
     """What one version of one resolution of a dataset consists of.
 
@@ -88,6 +102,8 @@ class Manifest(_Model):
         left_out: Images left out, by rule.
         repairs: Samples accepted after a repair, by its name.
         members: Members of both archives by kind.
+        duplicates: Pairs that show the same picture, the first `MAX_DUPLICATES`; those across splits come first.
+        duplicate_pairs: All such pairs, by kind; `leak` counts those across splits.
         pixels: Statistics over all plain rows.
         normalization: Mean and std that a recipe with `normalize: dataset` measured and applied.
         shards: Every shard.
@@ -120,6 +136,8 @@ class Manifest(_Model):
     left_out: Mapping[str, int]
     repairs: Mapping[str, int]
     members: Mapping[str, int]
+    duplicates: tuple[DuplicateEntry, ...] = ()
+    duplicate_pairs: Mapping[str, int] = {}
     pixels: PixelStatistics
     normalization: PixelStatistics | None = None
     shards: tuple[ShardEntry, ...]

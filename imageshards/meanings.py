@@ -1,4 +1,4 @@
-"""What the names in closed lists mean, in a sentence for people: repairs, reasons of rejects, rules, kinds of members."""
+"""What the names in closed lists mean, for people: repairs, reasons of rejects, rules, kinds of members."""
 
 from __future__ import annotations
 

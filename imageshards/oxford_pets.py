@@ -28,7 +28,12 @@ SPLITS = ("trainval", "test")
 SPECIES = {1: "cat", 2: "dog"}
 
 _MAX_XML_BYTES = 1 << 20
-_NAME_AND_NUMBER = re.compile(r"^(?P<class_name>.+)_\d+$")
+_MAX_SIDE_PX = 1 << 24
+"""Of any picture; float32, in which boxes are stored, counts whole pixels up to here."""
+
+_NAME_AND_NUMBER = re.compile(r"(?P<class_name>.+)_\d+")
+_ENTRY = re.compile(r"(?P<image_id>\S+) +(?P<class_id>[0-9]{1,4}) +(?P<species>[0-9]) +[0-9]+")
+"""A line of a list; four digits, because labels are stored as int16."""
 
 Box = tuple[float, float, float, float]
 Split = Literal["trainval", "test"]
@@ -98,11 +103,13 @@ class Annotations:
 
     Attributes:
         class_names: By class id.
+        class_species: `cat` or `dog`, by class id.
         labels: Images of list.txt.
         head_boxes: Images that have an XML file.
     """
 
     class_names: tuple[str, ...]
+    class_species: tuple[str, ...]
     labels: Mapping[str, Label]
     head_boxes: Mapping[str, HeadBox]
 
@@ -110,12 +117,12 @@ class Annotations:
         """The label of an image; one in no split gets its class from its name, where a class of that name exists."""
         if label := self.labels.get(image_id):
             return label
-        match = _NAME_AND_NUMBER.match(image_id)
+        match = _NAME_AND_NUMBER.fullmatch(image_id)
         name = match["class_name"] if match else ""
         if name not in self.class_names:
             return None
         class_id = self.class_names.index(name)
-        return Label(class_id, name, "cat" if name[0].isupper() else "dog", None)
+        return Label(class_id, name, self.class_species[class_id], None)
 
 
 class AnnotationsReader:
@@ -139,6 +146,8 @@ class AnnotationsReader:
                 )
             self._texts[path.name] = _text(name, data)
         elif path.suffix == ".xml":
+            if path.stem in self._boxes:
+                raise SourceError(f"the annotations archive holds a second {path.name}, {name}", member=name)
             box = _read_voc(name, data)
             if box is not None:
                 self._boxes[path.stem] = box
@@ -157,68 +166,87 @@ class AnnotationsReader:
                 )
         splits = _read_splits(self._texts)
         labels: dict[str, Label] = {}
-        names: dict[int, str] = {}
+        classes: dict[int, _Class] = {}
         for entry in _entries("list.txt", self._texts["list.txt"]):
-            if names.setdefault(entry.class_id, entry.class_name) != entry.class_name:
-                raise SourceError(
-                    f"list.txt gives class id {entry.class_id + 1} to both {names[entry.class_id]} and {entry.class_name}"
-                )
             if entry.image_id in labels:
                 raise SourceError(f"list.txt names {entry.image_id} twice")
-            labels[entry.image_id] = Label(
-                entry.class_id, entry.class_name, entry.species, splits.pop(entry.image_id, None)
-            )
+            if classes.setdefault(entry.class_id, entry.class_) != entry.class_:
+                raise SourceError(
+                    f"list.txt gives class id {entry.class_id + 1} to both {classes[entry.class_id]} and {entry.class_}"
+                )
+            split, stated = splits.pop(entry.image_id, (None, entry))
+            if stated != entry:
+                raise SourceError(
+                    f"{split}.txt puts {entry.image_id} into class id {stated.class_id + 1}, {stated.class_}, but "
+                    f"list.txt into {entry.class_id + 1}, {entry.class_}: the lists must agree"
+                )
+            labels[entry.image_id] = Label(entry.class_id, entry.class_.name, entry.class_.species, split)
         if splits:
             raise SourceError(
                 f"trainval.txt and test.txt name {len(splits)} images that list.txt does not, e.g. {min(splits)}"
             )
-        return Annotations(_contiguous(names), labels, self._boxes)
+        by_id = _contiguous(classes)
+        return Annotations(
+            tuple(each.name for each in by_id), tuple(each.species for each in by_id), labels, self._boxes
+        )
+
+
+class _Class(NamedTuple):
+    name: str
+    species: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.species})"
 
 
 class _Entry(NamedTuple):
     image_id: str
     class_id: int
-    class_name: str
-    species: str
+    class_: _Class
 
 
 def _entries(file: str, text: str) -> Iterator[_Entry]:
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue
-        fields = line.split()
-        match = _NAME_AND_NUMBER.match(fields[0])
-        if len(fields) != 4 or match is None or not all(field.isdecimal() for field in fields[1:]):
+        match = _ENTRY.fullmatch(line.strip())
+        named = _NAME_AND_NUMBER.fullmatch(match["image_id"]) if match else None
+        if match is None or named is None:
             raise SourceError(
                 f"{file} line {number}: expected `NAME_NUMBER CLASS-ID SPECIES BREED-ID`, found {line[:80]!r}",
                 line=number,
             )
-        class_id, species = int(fields[1]), int(fields[2])
+        class_id, species = int(match["class_id"]), int(match["species"])
         if class_id < 1 or species not in SPECIES:
             raise SourceError(
                 f"{file} line {number}: class ids start at 1, species is 1 or 2, found {line[:80]!r}", line=number
             )
-        yield _Entry(fields[0], class_id - 1, match["class_name"], SPECIES[species])
+        yield _Entry(match["image_id"], class_id - 1, _Class(named["class_name"], SPECIES[species]))
 
 
-def _read_splits(texts: Mapping[str, str]) -> dict[str, str]:
-    splits: dict[str, str] = {}
+def _read_splits(texts: Mapping[str, str]) -> dict[str, tuple[str, _Entry]]:
+    splits: dict[str, tuple[str, _Entry]] = {}
     for split in SPLITS:
         for entry in _entries(f"{split}.txt", texts[f"{split}.txt"]):
             if entry.image_id in splits:
                 raise SourceError(
-                    f"{entry.image_id} is named twice in the split lists ({splits[entry.image_id]} and {split}): "
+                    f"{entry.image_id} is named twice in the split lists ({splits[entry.image_id][0]} and {split}): "
                     "a sample belongs to one split"
                 )
-            splits[entry.image_id] = split
+            splits[entry.image_id] = split, entry
     return splits
 
 
-def _contiguous(names: Mapping[int, str]) -> tuple[str, ...]:
-    if not names or sorted(names) != list(range(len(names))):
-        found = ", ".join(str(class_id + 1) for class_id in sorted(names)[:5]) or "none"
-        raise SourceError(f"list.txt: class ids must run from 1 without a gap, found {len(names)} classes: {found} …")
-    return tuple(names[class_id] for class_id in range(len(names)))
+def _contiguous(classes: Mapping[int, _Class]) -> list[_Class]:
+    """The classes by id, without a gap and without a name that two of them have."""
+    if not classes or sorted(classes) != list(range(len(classes))):
+        found = ", ".join(str(class_id + 1) for class_id in sorted(classes)[:5]) or "none"
+        raise SourceError(f"list.txt: class ids must run from 1 without a gap, found {len(classes)} classes: {found} …")
+    ids: dict[str, int] = {}
+    for class_id, each in sorted(classes.items()):
+        if ids.setdefault(each.name, class_id) != class_id:
+            raise SourceError(f"list.txt gives both class id {ids[each.name] + 1} and {class_id + 1} to {each.name}")
+    return [classes[class_id] for class_id in range(len(classes))]
 
 
 def _text(name: str, data: bytes) -> str:
@@ -234,9 +262,9 @@ def _read_voc(name: str, data: bytes) -> HeadBox | None:
     Oxford's files give the edges of the box in pixels, as TensorFlow Datasets and torchvision read them: no offset of
     one is taken off.
     """
-    if len(data) > _MAX_XML_BYTES or b"<!DOCTYPE" in data or b"<!ENTITY" in data:
-        raise SourceError(
-            f"{name}: a Pascal VOC file is small and declares no entities; this one is refused", member=name
+    if len(data) > _MAX_XML_BYTES or any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
+        raise SourceError(  # a zero byte: UTF-16 or UTF-32, in which the marks look different
+            f"{name}: a Pascal VOC file is small, UTF-8, and declares no entities; this one is refused", member=name
         )
     try:
         root = ET.fromstring(data)  # noqa: S314 (no entities, bounded size: checked above)
@@ -248,9 +276,11 @@ def _read_voc(name: str, data: bytes) -> HeadBox | None:
         width, height = (int(size.text or 0) if size is not None else 0 for size in sizes)
     except (ET.ParseError, ValueError) as error:
         raise SourceError(f"{name} is no Pascal VOC annotation: {error}", member=name) from error
-    if not (0 <= xmin < xmax and 0 <= ymin < ymax and xmax < float("inf") and ymax < float("inf")):
+    if not (0 <= xmin < xmax <= _MAX_SIDE_PX and 0 <= ymin < ymax <= _MAX_SIDE_PX):
         raise SourceError(
-            f"{name}: expected 0 <= xmin < xmax and 0 <= ymin < ymax, found {xmin, ymin, xmax, ymax}",
+            f"{name}: expected 0 <= xmin < xmax and 0 <= ymin < ymax, in pixels, found {xmin, ymin, xmax, ymax}",
             member=name,
         )
+    if max(width, height) > _MAX_SIDE_PX:
+        raise SourceError(f"{name}: no picture has {width} x {height} px", member=name)
     return HeadBox((xmin, ymin, xmax, ymax), FrameSize(width, height) if width > 0 and height > 0 else None)

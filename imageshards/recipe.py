@@ -142,7 +142,7 @@ class Recipe(BaseModel):
     )
 
     denoise: Literal["none", "gaussian", "median"] = Field("none", description="Noise filter on the resized image.")
-    gaussian_sigma: float = Field(1.0, gt=0.0, le=10.0, description="denoise gaussian: sigma in output pixels.")
+    gaussian_sigma: float = Field(1.0, gt=0.0, le=20.0, description="denoise gaussian: sigma in output pixels.")
     median_size: Literal[3, 5, 7] = Field(3, description="denoise median: side of the window in output pixels.")
     contrast: Literal["none", "equalize", "autocontrast", "clahe"] = Field(
         "none",

@@ -10,10 +10,10 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image
 
 from imageshards.contact_sheet import MAX_CELL_PX, Cell, choose_rows, contact_sheet
@@ -35,7 +35,8 @@ from imageshards.manifest import Manifest
 from imageshards.plan import version_prefix
 from imageshards.report_view import readable_size, view
 from imageshards.store import Store
-from imageshards.survey import StoredRow, Survey, find_copies, read_pixels, spread, survey_version
+from imageshards.stored_rows import StoredRow, find_copies, read_pixels
+from imageshards.survey import Survey, spread, survey_version
 
 CONTACT_SHEET_NAME = "contact-sheet.jpg"
 REPORT_NAME = "report.html"
@@ -176,9 +177,15 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["data_uri"] = data_uri
+    environment.filters["breakable"] = _breakable
     environment.filters["thousands"] = _thousands
     environment.filters["size"] = readable_size
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken behind its underscores."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _thousands(number: int) -> str:

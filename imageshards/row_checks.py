@@ -11,6 +11,7 @@ import pyarrow as pa
 import simplejpeg
 from PIL import Image
 
+from imageshards.dataset import fixed_size_array
 from imageshards.recipe import Recipe
 from imageshards.statistics import PixelSums
 
@@ -56,7 +57,7 @@ class RowChecker:
     def _check_images(self, column: pa.ChunkedArray, ids: Sequence[str], plain: np.ndarray) -> None:
         if self._recipe.encoding == "raw":
             shape = (self._resolution, self._resolution, self._recipe.channels)
-            pixels = _fixed_size_values(column).view(self._recipe.dtype).reshape(len(ids), *shape)
+            pixels = fixed_size_array(column, self._recipe.dtype, shape)
             if self._recipe.dtype != "uint8":
                 finite = np.isfinite(pixels).all(axis=(1, 2, 3))
                 self.problems["images"] += [image_id for image_id, good in zip(ids, finite, strict=True) if not good]
@@ -78,7 +79,7 @@ class RowChecker:
             else:
                 with Image.open(io.BytesIO(data), formats=[self._recipe.encoding.upper()]) as image:
                     pixels = np.atleast_3d(np.asarray(image.convert("L" if gray else "RGB")))
-        except (ValueError, OSError, SyntaxError):
+        except (ValueError, OSError, SyntaxError, Image.DecompressionBombError):
             return None
         return pixels if pixels.shape == (self._resolution, self._resolution, self._recipe.channels) else None
 
@@ -101,19 +102,12 @@ class RowChecker:
 
     def _check_trimaps(self, column: pa.ChunkedArray, ids: Sequence[str], plain: np.ndarray) -> None:
         present = np.array(column.is_valid())
-        values = _fixed_size_values(column).reshape(len(ids), -1)
+        values = fixed_size_array(column, "uint8", (self._resolution * self._resolution,))
         low, high = values.min(axis=1), values.max(axis=1)
         filled_allowed = ~plain | (self._recipe.fit == "letterbox")
-        good = (high <= _TRIMAP_VALUES[1]) & ((low >= _TRIMAP_VALUES[0]) | filled_allowed) & (high > 0)
+        # A copy may be pushed out of the frame as a whole, a letterboxed picture never is.
+        good = (high <= _TRIMAP_VALUES[1]) & ((low >= _TRIMAP_VALUES[0]) | filled_allowed) & ((high > 0) | ~plain)
         for position, image_id in enumerate(ids):
             expected = self._index.get(image_id, {}).get("trimap_key") is not None
             if present[position] != expected or (expected and not good[position]):
                 self.problems["trimaps"].append(image_id)
-
-
-def _fixed_size_values(column: pa.ChunkedArray) -> np.ndarray:
-    """The bytes of a fixed-size binary column as one flat uint8 array, without a copy where it is one chunk."""
-    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    width = array.type.byte_width
-    start = array.offset * width
-    return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]

@@ -61,6 +61,7 @@ def shard_schema(recipe: Recipe, resolution: int) -> pa.Schema:
             pa.field("source_format", pa.string(), **required),
             pa.field("source_mode", pa.string(), **required),
             pa.field("exif_orientation", pa.int8(), **required),
+            pa.field("perceptual_hash", pa.uint64(), **required),
             pa.field("upscaled", pa.bool_(), **required),
             pa.field("repairs", pa.list_(pa.string()), **required),
         ]

@@ -164,28 +164,27 @@ def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
     """What the footer of a local shard says became of its images, and the digest of the file.
 
     Raises:
-        StoreError: The file is no shard of ours.
+        StoreError: The file is missing, damaged, or no shard of ours.
     """
     try:
         metadata = pq.read_metadata(path)
         outcome = json.loads(metadata.metadata[OUTCOME_KEY])
-        inputs = json.loads(metadata.metadata[METADATA_KEY])["inputs"]
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return ShardResult(
+            resolution=resolution,
+            name=name,
+            split=outcome["split"],
+            rows=metadata.num_rows,
+            samples=outcome["samples"],
+            size_bytes=path.stat().st_size,
+            sha256=digest,
+            inputs=json.loads(metadata.metadata[METADATA_KEY])["inputs"],
+            rejects=tuple(Reject(**reject) for reject in outcome["rejects"]),
+            repairs=outcome["repairs"],
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{name} is no finished shard: {error}; delete it and run again", key=name) from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardResult(
-        resolution=resolution,
-        name=name,
-        split=outcome["split"],
-        rows=metadata.num_rows,
-        samples=outcome["samples"],
-        size_bytes=path.stat().st_size,
-        sha256=digest,
-        inputs=inputs,
-        rejects=tuple(Reject(**reject) for reject in outcome["rejects"]),
-        repairs=outcome["repairs"],
-    )
 
 
 def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -15,6 +15,7 @@ from typing import Any
 
 from imageshards.decode import decode, decode_trimap, suffix_disagrees, upright, upright_box
 from imageshards.decoded import Decoded, DecodePolicy, Repair
+from imageshards.duplicates import perceptual_hash
 from imageshards.encode import encode
 from imageshards.errors import ObjectMissingError, RejectReason, SampleError, StoreError
 from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index, row_digest
@@ -149,7 +150,7 @@ def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_stor
                 if isinstance(sample, SampleError):
                     continue
                 try:
-                    prepare(
+                    prepared = prepare(
                         sample.picture,
                         build.recipe,
                         resolution=resolution,
@@ -159,6 +160,7 @@ def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_stor
                     )
                 except SampleError:
                     continue
+                _stored_form(prepared, build.recipe)
 
 
 class _Output:
@@ -197,8 +199,7 @@ class _Output:
             if copy == 0:
                 writer.reject(_reject(row, self._unit.split, error))
             return
-        recipe = self._build.recipe
-        image = prepared.pixels if recipe.encoding == "raw" else encode(prepared.pixels, recipe)
+        image = _stored_form(prepared, self._build.recipe)
         writer.append(_columns(sample.columns, prepared, copy), image=image, trimap=prepared.trimap)
 
     def finish(self) -> list[ShardResult]:
@@ -273,6 +274,11 @@ class _Output:
         path.unlink()
         self._results.append(result)
         self._writer = None
+
+
+def _stored_form(prepared: Prepared, recipe: Recipe) -> Any:
+    """What goes into the image column: the pixels, or the bytes of an image file."""
+    return prepared.pixels if recipe.encoding == "raw" else encode(prepared.pixels, recipe)
 
 
 def _columns(columns: Mapping[str, Any], prepared: Prepared, copy: int) -> dict[str, Any]:
@@ -365,6 +371,7 @@ def _decode(row: IndexRow, split: str, image: bytes, trimap: bytes | None, recip
         "source_format": decoded.source_format,
         "source_mode": decoded.source_mode,
         "exif_orientation": decoded.exif_orientation,
+        "perceptual_hash": perceptual_hash(decoded.pixels),
         "repairs": [str(repair) for repair in repairs],
     }
     return _Sample(picture, columns)

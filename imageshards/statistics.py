@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 
+from imageshards.errors import ConfigError
 from imageshards.transform import ChannelStatistics
 
 _MAX_VALUE = 255
@@ -79,8 +80,10 @@ class PixelSums:
         """Mean and standard deviation of uint8 pixels on the 0-1 scale.
 
         Raises:
-            ZeroDivisionError: There was no pixel.
+            ConfigError: There was no pixel, or a channel that does not vary.
         """
+        if not self.count:
+            raise ConfigError("there is no training image to measure for normalize dataset: set it to unit or given")
         mean, std = self.mean_and_std()
         return ChannelStatistics(
             tuple(value / _MAX_VALUE for value in mean), tuple(value / _MAX_VALUE for value in std)

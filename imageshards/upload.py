@@ -133,12 +133,16 @@ def _upload_annotations(path: Path, writer: _Writer) -> _UploadedAnnotations:
         inside = "/".join(relative.parts[1:]) if relative.parts[0] == "annotations" else str(relative)
         if not inside:
             raise SourceError(f"{path}: a file named {member.name} where a folder was expected", member=member.name)
-        stored = writer.put(f"annotations/{inside}", data)
-        if inside in seen and seen[inside].result().sha256 != stored.result().sha256:
-            raise SourceError(f"{path} holds {member.name} twice, with different content", member=member.name)
-        seen[inside] = stored
+        if inside in seen:
+            if seen[inside].result().sha256 != _sha256(data):
+                raise SourceError(f"{path} holds {member.name} twice, with different content", member=member.name)
+            counts[DUPLICATE_RULE] += 1
+            continue
         reader.add(member.name, data)
+        seen[inside] = stored = writer.put(f"annotations/{inside}", data)
         if relative.parent.name == "trimaps" and relative.suffix == ".png":
+            if relative.stem in trimaps:
+                raise SourceError(f"{path} holds a second {relative.name}, {member.name}", member=member.name)
             trimaps[relative.stem] = stored
             counts["trimap"] += 1
         else:

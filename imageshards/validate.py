@@ -10,10 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from imageshards.errors import Check, StoreError
+from imageshards.decode import decode
+from imageshards.decoded import DecodePolicy
+from imageshards.duplicates import Duplicate, Hashed, find_duplicates, leaks
+from imageshards.errors import Check, SampleError, StoreError
 from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, IndexInfo, read_index
 from imageshards.job import VersionResult
 from imageshards.manifest import PixelStatistics
@@ -41,6 +46,7 @@ class Subject:
         version: What the driver says it built.
         keep_unlisted: Whether images in no split were to become rows.
         max_reject_fraction: Highest share of rejects among samples and rejects, 0 to 1.
+        max_leaks: Most pairs of duplicates across splits; None for any number, reported all the same.
         expected: Published counts of the archives, where there are any.
     """
 
@@ -50,6 +56,7 @@ class Subject:
     version: VersionResult
     keep_unlisted: bool = False
     max_reject_fraction: float = 1.0
+    max_leaks: int | None = None
     expected: ExpectedCounts | None = None
 
 
@@ -66,6 +73,7 @@ class Findings:
         rejects: Samples refused, by reason.
         left_out: Images left out, by rule.
         repairs: Samples accepted after a repair, by its name.
+        duplicates: Pairs of images that show the same picture; those across splits come first.
         pixels: Statistics over all plain rows; None where there are none.
         shards: What the store holds.
     """
@@ -78,6 +86,7 @@ class Findings:
     rejects: Mapping[str, int]
     left_out: Mapping[str, int]
     repairs: Mapping[str, int]
+    duplicates: tuple[Duplicate, ...]
     pixels: PixelStatistics | None
     shards: tuple[ShardResult, ...]
 
@@ -85,6 +94,12 @@ class Findings:
     def passed(self) -> bool:
         """Whether the version may be published."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def duplicate_pairs(self) -> dict[str, int]:
+        """Pairs of duplicates by kind, and `leak` for those across splits."""
+        kinds = Counter(str(pair.kind) for pair in self.duplicates)
+        return {"exact": kinds["exact"], "near": kinds["near"], "leak": len(leaks(self.duplicates))}
 
 
 _Index = Mapping[str, Mapping[str, Any]]
@@ -147,6 +162,7 @@ def validate_version(
                 on_progress(sum(shard.rows.num_rows for shard in shards))
     rows = pa.concat_tables([shard.rows for shard in shards])
     rejects = concatenate_rejects(subject.version.shards)
+    duplicates = _duplicates(subject, rows, raw_store)
     checks = [
         *_file_checks(shards),
         _accounting(subject, index, rows, rejects),
@@ -156,9 +172,10 @@ def validate_version(
         _no_class_empty(subject, rows),
         _rejects_table(subject, store, rejects),
         _reject_fraction(subject, rows, rejects),
+        _leakage(subject, duplicates),
         *_expected_counts(subject, index),
     ]
-    return _findings(subject, index, shards, rows, checks=tuple(checks))
+    return _findings(subject, index, shards, rows, checks=tuple(checks), duplicates=duplicates)
 
 
 def _read_shard(subject: Subject, index: _Index, shard: ShardResult, store: Store) -> _ShardFindings:
@@ -297,11 +314,13 @@ def _rejects_table(subject: Subject, store: Store, rejects: Sequence[Reject]) ->
     expected = f"{len(rejects)} rejects in {REJECTS_NAME}"
     try:
         table = pq.ParquetFile(pa.BufferReader(store.get(key))).read()
-    except (pa.ArrowInvalid, StoreError) as error:
+    except (pa.ArrowException, OSError, StoreError) as error:
         return Check("rejects-table", False, expected, str(error))
-    stored = [Reject(**row) for row in table.to_pylist()] if table.schema.equals(REJECTS_SCHEMA) else []
-    differing = {reject.image_id for reject in set(stored) ^ set(rejects)}
-    return _check("rejects-table", expected, sorted(differing), f"{len(stored)} rejects")
+    if not table.schema.equals(REJECTS_SCHEMA):
+        return Check("rejects-table", False, expected, f"columns {', '.join(table.schema.names)}")
+    stored, wanted = Counter(Reject(**row) for row in table.to_pylist()), Counter(rejects)
+    differing = {reject.image_id for reject in (stored - wanted) + (wanted - stored)}
+    return _check("rejects-table", expected, sorted(differing), f"{stored.total()} rejects")
 
 
 def _reject_fraction(subject: Subject, rows: pa.Table, rejects: Sequence[Reject]) -> Check:
@@ -317,6 +336,31 @@ def _reject_fraction(subject: Subject, rows: pa.Table, rejects: Sequence[Reject]
     return Check(
         "reject-fraction", passed, f"at most {subject.max_reject_fraction:.2%} rejected", found.rstrip(": "), examples
     )
+
+
+def _duplicates(subject: Subject, rows: pa.Table, raw_store: Store) -> tuple[Duplicate, ...]:
+    """Pairs of plain rows that show the same picture; candidates are read from the raw store again."""
+    policy = DecodePolicy.from_recipe(subject.recipe)
+
+    def read_pixels(key: str) -> NDArray[np.uint8] | None:
+        try:
+            return decode(raw_store.get(key), policy).pixels
+        except SampleError:
+            return None
+
+    columns = ("image_id", "split", "perceptual_hash", "source_key", "copy")
+    images = [Hashed(*values) for *values, copy in _pairs(rows, *columns) if copy == 0]
+    found = find_duplicates(images, read_pixels)
+    return tuple(sorted(found, key=lambda pair: (pair.first_split == pair.second_split, pair.first, pair.second)))
+
+
+def _leakage(subject: Subject, duplicates: Sequence[Duplicate]) -> Check:
+    found = leaks(duplicates)
+    passed = subject.max_leaks is None or len(found) <= subject.max_leaks
+    expected = "any number" if subject.max_leaks is None else f"at most {subject.max_leaks}"
+    examples = tuple(f"{pair.first} ({pair.first_split}) and {pair.second} ({pair.second_split})" for pair in found)
+    described = f"{len(found)} across splits, {len(duplicates)} in all"
+    return Check("leakage", passed, f"{expected} of duplicate pairs across splits", described, examples[:MAX_EXAMPLES])
 
 
 def _expected_counts(subject: Subject, index: _Index) -> list[Check]:
@@ -343,23 +387,31 @@ def _expected_counts(subject: Subject, index: _Index) -> list[Check]:
 
 
 def _findings(
-    subject: Subject, index: _Index, shards: Sequence[_ShardFindings], rows: pa.Table, *, checks: tuple[Check, ...]
+    subject: Subject,
+    index: _Index,
+    shards: Sequence[_ShardFindings],
+    rows: pa.Table,
+    *,
+    checks: tuple[Check, ...],
+    duplicates: tuple[Duplicate, ...],
 ) -> Findings:
     sums = PixelSums.zero(subject.recipe.channels)
     for shard in shards:
         sums = sums + shard.sums
     mean, std = sums.mean_and_std() if sums.count else ((), ())
     results = subject.version.shards
+    plain = [repairs for copy, repairs in _pairs(rows, "copy", "repairs") if copy == 0]
     left_out = Counter(row["left_out"] or NO_SPLIT_RULE for row in index.values() if not _split_of(subject, row))
     return Findings(
         checks=checks,
         rows=rows.num_rows,
-        samples=sum(result.samples for result in results),
+        samples=len(plain),
         splits=dict(sorted(Counter(split for (split,) in _pairs(rows, "split")).items())),
         classes=_classes(rows),
         rejects=dict(sorted(Counter(reject.reason for reject in concatenate_rejects(results)).items())),
         left_out=dict(sorted(left_out.items())),
-        repairs=_total(result.repairs for result in results),
+        repairs=dict(sorted(Counter(name for repairs in plain for name in repairs).items())),
+        duplicates=duplicates,
         pixels=PixelStatistics(mean=mean, std=std) if sums.count else None,
         shards=results,
     )
@@ -370,13 +422,6 @@ def _classes(rows: pa.Table) -> dict[str, dict[str, int]]:
     for (split, name), count in sorted(Counter(_pairs(rows, "split", "class_name")).items()):
         classes.setdefault(split, {})[name] = count
     return classes
-
-
-def _total(counts: Any) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in counts:
-        total.update(part)
-    return dict(sorted(total.items()))
 
 
 def _pairs(rows: pa.Table, *names: str) -> list[tuple[Any, ...]]:

@@ -25,6 +25,7 @@ from imageshards.formats.jpeg_header import (
     is_adobe,
     read_header,
     walk_segments,
+    without_metadata,
 )
 
 USUAL_SCANS = 20
@@ -35,16 +36,23 @@ into a small file, would take minutes. Beyond the usual number, pixels times sca
 
 _EOI_BYTES = b"\xff\xd9"
 
-_JUNK = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")
-_EARLY_END = "Premature end of JPEG file"
-_ASSUMED = ("Unknown Adobe color transform code", "Warning: unknown JFIF revision", "Invalid SOS parameters")
-_LOST = (
-    _EARLY_END,
-    "Corrupt JPEG data",  # premature end of data segment, bad Huffman or arithmetic code, found marker instead of RST
-    "Inconsistent progression sequence",
+# All warnings that libjpeg-turbo 3.1 has for decoding: JWRN_… in its src/jerror.h. Any other message is an error, after
+# which it gives no pixels.
+_JUNK = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0x([0-9a-f]{2})")  # JWRN_EXTRANEOUS_DATA
+_EARLY_END = "Premature end of JPEG file"  # JWRN_JPEG_EOF
+_BAD_PROFILE = "Corrupt JPEG data: bad ICC marker"  # JWRN_BOGUS_ICC
+_ASSUMED = (
+    "Unknown Adobe color transform code",  # JWRN_ADOBE_XFORM
+    "Warning: unknown JFIF revision number",  # JWRN_JFIF_MAJOR
+    "Invalid SOS parameters for sequential JPEG",  # JWRN_NOT_SEQUENTIAL
 )
-"""Every warning that libjpeg-turbo 3.1 has for decoding (JWRN_… in its src/jerror.h) begins with one of `_ASSUMED` or
-`_LOST`; any other message is an error after which it gives no pixels."""
+_LOST = (
+    "Corrupt JPEG data: bad arithmetic code",  # JWRN_ARITH_BAD_CODE
+    "Corrupt JPEG data: bad Huffman code",  # JWRN_HUFF_BAD_CODE
+    "Corrupt JPEG data: found marker",  # "… instead of RST%d", JWRN_MUST_RESYNC
+    "Corrupt JPEG data: premature end of data segment",  # JWRN_HIT_MARKER
+    "Inconsistent progression sequence",  # JWRN_BOGUS_PROGRESSION
+)
 
 _UNKNOWN_SUBSAMPLING = "Could not determine subsampling"
 
@@ -81,7 +89,7 @@ def decode_strictly(
         message = str(error)
     if _UNKNOWN_SUBSAMPLING in message:
         return None
-    if not message.startswith((*_LOST, *_ASSUMED)):
+    if not (_JUNK.match(message) or message.startswith((_EARLY_END, _BAD_PROFILE, *_ASSUMED, *_LOST))):
         raise SampleError(f"the JPEG cannot be decoded: {message}")
     pixels = _decode_mended(data, header, message)
     if pixels is not None and whole:
@@ -145,6 +153,8 @@ def _mend(data: bytes, header: JpegHeader, message: str) -> bytes | None:
         return _without_junk_between_segments(data, header)
     if message.startswith(_EARLY_END) and header.single_scan:  # of several scans, whole ones may be missing
         return data + _EOI_BYTES
+    if message.startswith(_BAD_PROFILE):
+        return without_metadata(data, header)
     if message.startswith(_ASSUMED):
         return _with_assumed_parameters(data, header)
     return None

@@ -85,6 +85,16 @@ def damaged(source_format: str, damage: str) -> SampleError:
     return SampleError(f"the {source_format} has lost data: {damage}", reason=RejectReason.TRUNCATED)
 
 
+def load(image: ImageFile.ImageFile, *, load_truncated: bool) -> None:
+    """Decode the pixels; of a damaged TIFF, what libtiff got: Pillow raises, but has them when asked again."""
+    try:
+        image.load()
+    except OSError:
+        if not load_truncated:
+            raise
+        image.load()
+
+
 def open_first_image(container: Container, source_format: str, max_pixels: int) -> ImageFile.ImageFile:
     """Let the one plugin read the header; no pixel is decoded, and no other plugin asked."""
     image = FORMATS[source_format].plugin(io.BytesIO(container.data))

@@ -1,7 +1,8 @@
-"""A small version of the dataset, built and validated without Ray, for the tests of what is made from finished shards."""
+"""A small version of the dataset, built and validated without Ray, for tests of what is made from finished shards."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,6 +34,7 @@ from imageshards.validate import Subject, validate_version
 CREATED_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SMALL = SampleSpec(per_class=2, median_long_side_px=120)
 RESOLUTION = 64
+DEFAULT_RECIPE = Recipe()
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,7 @@ def uploaded_sample(folder: Path, spec: SampleSpec = SMALL) -> tuple[IndexInfo, 
     return uploaded_archives(folder, sample.images, sample.annotations)
 
 
-def uploaded_archives(
-    folder: Path, images: Path, annotations: Path
-) -> tuple[IndexInfo, Mapping[str, Fetched], Store]:
+def uploaded_archives(folder: Path, images: Path, annotations: Path) -> tuple[IndexInfo, Mapping[str, Fetched], Store]:
     """Upload two archives into a store below the folder."""
     archives = {"images": fetched(images), "annotations": fetched(annotations)}
     store = open_store(str(folder / "store"))
@@ -63,8 +63,6 @@ def uploaded_archives(
 
 
 def fetched(path: Path) -> Fetched:
-    import hashlib
-
     data = path.read_bytes()
     url = f"https://example.org/{path.name}"
     return Fetched(path, hashlib.sha256(data).hexdigest(), len(data), url, "local")
@@ -75,7 +73,7 @@ def build_version(
     archives: Mapping[str, Fetched],
     store: Store,
     *,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = DEFAULT_RECIPE,
     resolution: int = RESOLUTION,
     keep_unlisted: bool = False,
 ) -> BuiltVersion:

@@ -49,7 +49,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     if fields["fit"] == "letterbox":
         fields["fill"] = draw(colors)
     if fields["denoise"] == "gaussian":
-        fields["gaussian_sigma"] = draw(st.floats(0.01, 10))
+        fields["gaussian_sigma"] = draw(st.floats(0.01, 20))
     if fields["denoise"] == "median":
         fields["median_size"] = draw(st.sampled_from([3, 5, 7]))
     if fields["contrast"] == "clahe":
