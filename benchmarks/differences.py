@@ -119,7 +119,9 @@ def by_tensor(make: Callable[[torch.Tensor], torch.Tensor]) -> Make:
 def resize_and_crop(resolution: int, interpolation: str = "bilinear") -> Callable[[Any], Any]:
     """The usual pair of torchvision."""
     mode = InterpolationMode[interpolation.upper()]
-    return v2.Compose([v2.Resize(round(resolution / CROP_FRACTION), mode, antialias=True), v2.CenterCrop(resolution)])
+    steps = [v2.Resize(round(resolution / CROP_FRACTION), mode, antialias=True), v2.CenterCrop(resolution)]
+    composed: Callable[[Any], Any] = v2.Compose(steps)
+    return composed
 
 
 def geometry() -> Iterator[Comparison]:
@@ -216,7 +218,7 @@ def colors() -> Iterator[Comparison]:
         "Pillow convert('L') and point",
         by_recipe(color="gray", threshold="fixed"),
         lambda pixels: np.asarray(
-            Image.fromarray(plain(pixels)).convert("L").point(lambda value: 255 if value > 127 else 0)  # type: ignore[operator]
+            Image.fromarray(plain(pixels)).convert("L").point(lambda value: 255 if value > 127 else 0)
         )[..., None],
     )
     steps = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*IMAGENET)])

@@ -25,6 +25,8 @@ _HEADER_PX = 64
 _TITLE_SIZE_PX, _NAME_SIZE_PX, _NOTE_SIZE_PX = 24, 15, 12
 _GROUND, _TEXT, _QUIET_TEXT = (24, 26, 30), (240, 240, 240), (170, 174, 180)
 _ELLIPSIS = "…"
+_MAX_CHARACTERS = 200
+"""Of any line; measuring a longer one takes seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _draw_text(
 ) -> None:
     """Draw one line, cut short where it is too long; Pillow's own font, the same on every machine."""
     font = ImageFont.load_default(size_px)
-    line = " ".join(text.split())
+    line = " ".join(text[:_MAX_CHARACTERS].split())
     if draw.textlength(line, font=font) > width_px:
         while line and draw.textlength(line + _ELLIPSIS, font=font) > width_px:
             line = line[:-1]

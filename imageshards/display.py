@@ -108,7 +108,7 @@ def _dilated(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _draw_box(image: Image.Image, box: Box, scale_x: float, scale_y: float) -> None:
-    left, top = round(box[0] * scale_x), round(box[1] * scale_y)
+    left, top = min(image.width - 2, round(box[0] * scale_x)), min(image.height - 2, round(box[1] * scale_y))
     right = max(left + 1, min(image.width, round(box[2] * scale_x)) - 1)
     bottom = max(top + 1, min(image.height, round(box[3] * scale_y)) - 1)
     draw = ImageDraw.Draw(image)

@@ -125,6 +125,12 @@ class Annotations:
         return Label(class_id, name, self.class_species[class_id], None)
 
 
+def is_annotation(name: str) -> bool:
+    """Whether a member belongs into the annotations archive, by its place in the layout."""
+    path = PurePosixPath(name)
+    return path.name in ("list.txt", "trainval.txt", "test.txt") or path.parent.name in ("trimaps", "xmls")
+
+
 class AnnotationsReader:
     """Collects the members of an annotations archive, in any order; `finish` checks them and joins them."""
 

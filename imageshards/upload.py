@@ -27,7 +27,7 @@ from imageshards.index import (
     read_index_info,
     write_index,
 )
-from imageshards.oxford_pets import Annotations, AnnotationsReader
+from imageshards.oxford_pets import Annotations, AnnotationsReader, is_annotation
 from imageshards.store import ObjectInfo, Store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"})
@@ -156,6 +156,12 @@ def _upload_images(
     counts: Counter[str] = Counter()
     stored: dict[str, tuple[str, Future[_Stored] | int]] = {}
     for member, data in members(path):
+        if is_annotation(member.name):
+            raise SourceError(
+                f"{path} holds {member.name}: this is an annotations archive, expected images; check that --images and "
+                "--annotations name the right ones",
+                member=member.name,
+            )
         kind = _kind(member.name)
         if kind == "image":
             image_id = PurePosixPath(member.name).stem

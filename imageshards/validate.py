@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from imageshards.decode import decode
 from imageshards.decoded import DecodePolicy
 from imageshards.duplicates import Duplicate, Hashed, find_duplicates, leaks
-from imageshards.errors import Check, SampleError, StoreError
+from imageshards.errors import Check, ConfigError, SampleError, StoreError
 from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, IndexInfo, read_index
 from imageshards.job import VersionResult
 from imageshards.manifest import PixelStatistics
@@ -162,7 +162,7 @@ def validate_version(
                 on_progress(sum(shard.rows.num_rows for shard in shards))
     rows = pa.concat_tables([shard.rows for shard in shards])
     rejects = concatenate_rejects(subject.version.shards)
-    duplicates = _duplicates(subject, rows, raw_store)
+    duplicates, unsearched = _duplicates(subject, rows, raw_store)
     checks = [
         *_file_checks(shards),
         _accounting(subject, index, rows, rejects),
@@ -172,7 +172,7 @@ def validate_version(
         _no_class_empty(subject, rows),
         _rejects_table(subject, store, rejects),
         _reject_fraction(subject, rows, rejects),
-        _leakage(subject, duplicates),
+        _leakage(subject, duplicates, unsearched),
         *_expected_counts(subject, index),
     ]
     return _findings(subject, index, shards, rows, checks=tuple(checks), duplicates=duplicates)
@@ -338,8 +338,12 @@ def _reject_fraction(subject: Subject, rows: pa.Table, rejects: Sequence[Reject]
     )
 
 
-def _duplicates(subject: Subject, rows: pa.Table, raw_store: Store) -> tuple[Duplicate, ...]:
-    """Pairs of plain rows that show the same picture; candidates are read from the raw store again."""
+def _duplicates(subject: Subject, rows: pa.Table, raw_store: Store) -> tuple[tuple[Duplicate, ...], str | None]:
+    """Pairs of plain rows that show the same picture; candidates are read from the raw store again.
+
+    Returns:
+        The pairs, those across splits first; and, where images are too much alike to be told apart, why there are none.
+    """
     policy = DecodePolicy.from_recipe(subject.recipe)
 
     def read_pixels(key: str) -> NDArray[np.uint8] | None:
@@ -350,16 +354,19 @@ def _duplicates(subject: Subject, rows: pa.Table, raw_store: Store) -> tuple[Dup
 
     columns = ("image_id", "split", "perceptual_hash", "source_key", "copy")
     images = [Hashed(*values) for *values, copy in _pairs(rows, *columns) if copy == 0]
-    found = find_duplicates(images, read_pixels)
-    return tuple(sorted(found, key=lambda pair: (pair.first_split == pair.second_split, pair.first, pair.second)))
+    try:
+        found = find_duplicates(images, read_pixels)
+    except ConfigError as error:
+        return (), error.message
+    return tuple(sorted(found, key=lambda pair: (pair.first_split == pair.second_split, pair.first, pair.second))), None
 
 
-def _leakage(subject: Subject, duplicates: Sequence[Duplicate]) -> Check:
+def _leakage(subject: Subject, duplicates: Sequence[Duplicate], unsearched: str | None) -> Check:
     found = leaks(duplicates)
-    passed = subject.max_leaks is None or len(found) <= subject.max_leaks
+    passed = subject.max_leaks is None or (unsearched is None and len(found) <= subject.max_leaks)
     expected = "any number" if subject.max_leaks is None else f"at most {subject.max_leaks}"
     examples = tuple(f"{pair.first} ({pair.first_split}) and {pair.second} ({pair.second_split})" for pair in found)
-    described = f"{len(found)} across splits, {len(duplicates)} in all"
+    described = unsearched or f"{len(found)} across splits, {len(duplicates)} in all"
     return Check("leakage", passed, f"{expected} of duplicate pairs across splits", described, examples[:MAX_EXAMPLES])
 
 

@@ -106,14 +106,15 @@ def open_first_image(container: Container, source_format: str, max_pixels: int) 
 @contextmanager
 def foreign_code(source_format: str, *, load_truncated: bool = False) -> Iterator[Complaints]:
     """Turn whatever Pillow and the libraries behind it raise into a `SampleError`."""
+    complaints = Complaints()
     try:
         with guarded_pillow(load_truncated=load_truncated) as complaints:
             yield complaints
     except SampleError:
         raise
     except Exception as error:  # on garbage they raise any type: OSError, SyntaxError, struct.error, KeyError, …
-        message = f"{type(error).__name__}: {error}"
-        if _ENDS_EARLY.search(message):
+        message = "; ".join([f"{type(error).__name__}: {error}", *complaints.errors[:1]])
+        if _ENDS_EARLY.search(message) or complaints.errors:
             raise damaged(source_format, message) from error
         raise SampleError(f"the {source_format} cannot be decoded: {message}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from imageshards.draft import draft_manifest
 from imageshards.fetch import Fetched
 from imageshards.index import IndexInfo
 from imageshards.job import VersionResult, count_population
-from imageshards.manifest import Manifest
+from imageshards.manifest import ArchiveSource, CheckEntry, Manifest, PixelStatistics
 from imageshards.oxford_pets import DATASET
 from imageshards.plan import fingerprint, plan_shards, plan_units, version_prefix
 from imageshards.recipe import Recipe
@@ -131,3 +132,46 @@ def _draft(
         built=SimpleNamespace(software={"imageshards": "0.1.0", "pillow": "13.0.0"}),  # type: ignore[arg-type]
         created_at=CREATED_AT,
     )
+
+
+def plain_manifest(*, recipe: Recipe = DEFAULT_RECIPE, resolution: int = RESOLUTION, **fields: Any) -> Manifest:
+    """A manifest without shards, for what looks at nothing else."""
+    defaults: dict[str, Any] = {
+        "dataset": DATASET,
+        "resolution": resolution,
+        "fingerprint": "f" * 32,
+        "sources": {
+            name: ArchiveSource(url=f"https://example.org/{name}.tar.gz", sha256=digit * 64, size_bytes=1000)
+            for name, digit in (("images", "1"), ("annotations", "2"))
+        },
+        "index": "raw/index.parquet",
+        "index_digest": "3" * 64,
+        "raw_store": "file:///raw",
+        "recipe": json.loads(recipe.canonical()),
+        "recipe_fingerprint": recipe.fingerprint(),
+        "dtype": recipe.dtype,
+        "channels": recipe.channels,
+        "encoding": recipe.encoding,
+        "class_names": ("Abyssinian", "pug"),
+        "images": 12,
+        "samples": 9,
+        "rows": 9,
+        "splits": {"test": 4, "trainval": 5},
+        "classes": {"test": {"Abyssinian": 2, "pug": 2}, "trainval": {"Abyssinian": 1, "pug": 4}},
+        "rejects": {"truncated": 1},
+        "left_out": {"no-split": 2},
+        "repairs": {"misnamed": 1},
+        "members": {"image": 12, "trimap": 12},
+        "pixels": PixelStatistics(mean=(120.0,) * recipe.channels, std=(60.0,) * recipe.channels),
+        "shards": (),
+        "checks": (CheckEntry(name="accounting", passed=True, expected="12 images", found="9 + 1 + 2"),),
+        "created_at": CREATED_AT.isoformat(),
+        "software": {"imageshards": "0.1.0"},
+    }
+    return Manifest(**{**defaults, **fields})
+
+
+def copy_version(built: BuiltVersion, target: Store) -> None:
+    """Copy everything of a version, raw data included, into another store."""
+    for info in built.store.list():
+        target.put(info.key, built.store.get(info.key))
