@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from botocore.exceptions import BotoCoreError
 from prefect.blocks.core import Block
 from prefect_aws import AwsCredentials, MinIOCredentials
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from blocks.references import load_block
+from imageshards.errors import ConfigError
 from imageshards.store import Credentials, Store, StoreSpec, open_store
 
 
@@ -53,22 +56,32 @@ class DatasetStore(Block):
 
     url: str = Field(title="URL", description="A folder, file:///path or s3://bucket/prefix.")
     credentials: AwsCredentials | MinIOCredentials | None = Field(
-        default=None, description="Keys to the bucket; empty where environment or role give them."
+        default=None,
+        description="Keys to the bucket; empty where environment or role give them.",
+        repr=False,  # AwsCredentials shows its session token
     )
     endpoint_url: str | None = Field(default=None, title="Endpoint URL", description="S3 server, unless it is AWS.")
     region: str | None = Field(default=None, description="Region of the bucket.")
+
+    @field_validator("credentials", mode="before")
+    @classmethod
+    def _keep_the_class(cls, data: Any) -> Any:
+        """A saved MinIO block comes back as plain data, which AwsCredentials takes, too: it needs no field."""
+        if isinstance(data, Mapping) and "minio_root_user" in data:
+            return MinIOCredentials.model_validate(dict(data))
+        return data
 
     def access(self) -> StoreAccess:
         """The store and its credentials as the core takes them.
 
         Raises:
-            ConfigError: URL, endpoint or region cannot be right.
+            ConfigError: URL, endpoint or region cannot be right, or the credentials are incomplete.
         """
         held = self.credentials
         spec = StoreSpec(
             url=self.url,
-            endpoint_url=self.endpoint_url or (held.aws_client_parameters.endpoint_url if held else None),
-            region=self.region or (held.region_name if held else None),
+            endpoint_url=self.endpoint_url or (held.aws_client_parameters.endpoint_url if held else None) or None,
+            region=self.region or (held.region_name if held else None) or None,
         )
         return StoreAccess(spec, _credentials(held))
 
@@ -84,17 +97,33 @@ def store_access(reference: str) -> StoreAccess:
 
 
 def _credentials(held: AwsCredentials | MinIOCredentials | None) -> Credentials | None:
-    if isinstance(held, MinIOCredentials):
-        return Credentials(held.minio_root_user, held.minio_root_password.get_secret_value())
+    """The keys of a credentials block; None where it holds none, only a region or an endpoint."""
     if held is None:
         return None
-    if held.aws_access_key_id and held.aws_secret_access_key:
-        return Credentials(
-            held.aws_access_key_id, held.aws_secret_access_key.get_secret_value(), held.aws_session_token or None
+    if isinstance(held, MinIOCredentials):
+        key_id, secret, token = held.minio_root_user, held.minio_root_password.get_secret_value(), None
+    elif held.profile_name:
+        return _of_profile(held, held.profile_name)
+    else:
+        hidden = held.aws_secret_access_key
+        key_id, secret, token = (
+            held.aws_access_key_id,
+            hidden.get_secret_value() if hidden else "",
+            held.aws_session_token,
         )
-    if held.profile_name:
-        found = held.get_boto3_session().get_credentials()
-        if found is not None:
-            keys = found.get_frozen_credentials()
-            return Credentials(keys.access_key, keys.secret_key, keys.token)
+    if key_id and secret:
+        return Credentials(key_id, secret, token or None)
+    if key_id or secret:  # and never what else the environment may hold: that is someone else
+        raise ConfigError("the credentials block holds half a key pair: give access key and secret key, or neither")
     return None
+
+
+def _of_profile(held: AwsCredentials, profile: str) -> Credentials:
+    try:
+        found = held.get_boto3_session().get_credentials()
+        keys = found.get_frozen_credentials() if found else None
+    except BotoCoreError as error:
+        raise ConfigError(f"the AWS profile {profile!r} of the credentials block cannot be used: {error}") from error
+    if keys is None or not keys.access_key or not keys.secret_key:
+        raise ConfigError(f"the AWS profile {profile!r} of the credentials block holds no keys")
+    return Credentials(keys.access_key, keys.secret_key, keys.token)

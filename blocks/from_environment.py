@@ -1,11 +1,12 @@
 """Creates the two blocks from environment variables: `python -m blocks.from_environment`.
 
     IMAGESHARDS_STORE_URL      a folder or s3://bucket/prefix    → dataset-store block
-    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION: its keys and server
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION: its keys and server
     IMAGESHARDS_RAY_ADDRESS    `local` or http(s)://head:8265    → ray-cluster block
     RAY_AUTH_TOKEN             its token
 
-Idempotent: a block of the same name is overwritten. Secrets are read from the environment and never printed.
+Idempotent: a block of the same name is overwritten. Secrets are read from the environment and never printed. Keys that
+expire (AWS_SESSION_TOKEN) are refused: the nightly run would outlive them, and Prefect shows their token in clear.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def store_block(environment: Mapping[str, str]) -> DatasetStore | None:
     """The dataset-store block that the environment describes; None where it names no store.
 
     Raises:
-        ConfigError: The URL is no possible store.
+        ConfigError: The URL is no possible store, or the keys are incomplete or expire.
     """
     url = environment.get("IMAGESHARDS_STORE_URL")
     if not url:
@@ -36,11 +37,16 @@ def store_block(environment: Mapping[str, str]) -> DatasetStore | None:
     endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     credentials = None
-    if environment.get("AWS_ACCESS_KEY_ID"):
+    key_id, secret = environment.get("AWS_ACCESS_KEY_ID"), environment.get("AWS_SECRET_ACCESS_KEY")
+    if key_id or secret:
+        if environment.get("AWS_SESSION_TOKEN"):
+            raise ConfigError(
+                "AWS_SESSION_TOKEN is set: keys that expire do not belong into a block; use lasting keys, or unset "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and let environment or role of each machine give them"
+            )
         credentials = AwsCredentials(
-            aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=SecretStr(environment.get("AWS_SECRET_ACCESS_KEY", "")),
-            aws_session_token=environment.get("AWS_SESSION_TOKEN"),
+            aws_access_key_id=key_id,
+            aws_secret_access_key=SecretStr(secret) if secret else None,
             region_name=region,
             aws_client_parameters=AwsClientParameters(endpoint_url=endpoint),
         )

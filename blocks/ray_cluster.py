@@ -86,10 +86,19 @@ def check_address(address: str) -> str:
     """
     if address == LOCAL:
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+        possible = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number
+        raise _no_address(address) from None
     if parts.username or parts.password:
         raise ConfigError("a Ray address must not carry credentials: put the token into a ray-cluster block")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        hint = "; the ray:// protocol is not used, name the Jobs API" if parts.scheme == "ray" else ""
-        raise ConfigError(f"{address!r} is no Ray address: expected `local`, http(s)://head:8265 or block:NAME{hint}")
+    if not possible or parts.query or parts.fragment:
+        raise _no_address(address)
     return address.rstrip("/")
+
+
+def _no_address(address: str) -> ConfigError:
+    hint = "; the ray:// protocol is not used, name the Jobs API" if address.startswith("ray:") else ""
+    shown = "what was given" if "@" in address or "?" in address else repr(address)  # it may hold a secret
+    return ConfigError(f"{shown} is no Ray address: expected `local`, http(s)://head:8265 or block:NAME{hint}")

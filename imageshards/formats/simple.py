@@ -11,8 +11,8 @@ _RLE8, _RLE4 = 1, 2
 _RLE_BYTES_PER_PIXEL = 4
 """Two for a run of one pixel, the worst encoding that makes sense, and two more for the end of a line of one pixel."""
 _PALETTE_BYTES = 65536
-_RLE_WEIGHT = 8
-"""Up to 0.4 µs a pixel: a loop in Python."""
+_RLE_WEIGHT = 16
+"""Up to 0.5 µs a pixel: a loop in Python."""
 _WEBP_WEIGHT = 2
 """22 bytes a pixel: libwebp's animation decoder, the only one that Pillow uses, keeps two canvases."""
 

@@ -43,6 +43,8 @@ VOC = (
     "<xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax><ymax>{box[3]}</ymax></bndbox></object></annotation>"
 )
 
+PLAIN = Recipe()
+
 Members = Sequence[tuple[str, bytes]]
 
 
@@ -169,7 +171,7 @@ class Built:
 
 
 def plan_drawn(
-    drawn: Drawn, *, recipe: Recipe = Recipe(), resolutions: Sequence[int] = (32,), keep_unlisted: bool = False
+    drawn: Drawn, *, recipe: Recipe = PLAIN, resolutions: Sequence[int] = (32,), keep_unlisted: bool = False
 ) -> tuple[Build, tuple[Unit, ...]]:
     """What the driver plans for these versions."""
     population = count_population(drawn.store, drawn.info.key, keep_unlisted=keep_unlisted)

@@ -13,10 +13,11 @@ import struct
 import subprocess
 import sys
 import time
-import zlib
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,12 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         self.slowest = (0.0, "")
 
-    def decode(self, name: str, data: bytes, policy: DecodePolicy) -> npt.NDArray[np.uint8] | None:
+    def decode(self, name: str, data: bytes, policy: DecodePolicy) -> tuple[str, npt.NDArray[np.uint8] | None]:
         start = time.perf_counter()
         result, pixels = outcome(data, policy)
         self.slowest = max(self.slowest, (time.perf_counter() - start, name))
         self.outcomes[result] += 1
-        return pixels
+        return result, pixels
 
     def to_json(self, **more: Any) -> str:
         return json.dumps({"outcomes": self.outcomes, "slowest": self.slowest, "peak_bytes": peak_bytes(), **more})
@@ -178,11 +179,11 @@ def decode_corpus(file_format: str) -> str:
     tally = Tally()
     rejected, changed = [], []
     for name, data in files.items():
-        whole = tally.decode(name, data, PLAIN)
+        _, whole = tally.decode(name, data, PLAIN)
         if whole is None:
             rejected.append(name)
         for kind, variant in damaged(name, data):
-            pixels = tally.decode(f"{name}, {kind}", variant, PLAIN)
+            _, pixels = tally.decode(f"{name}, {kind}", variant, PLAIN)
             tally.decode(f"{name}, {kind}", variant, LENIENT)
             if pixels is not None and kind.startswith("cut") and not np.array_equal(pixels, whole):
                 changed.append(f"{name}, {kind}")
@@ -196,9 +197,8 @@ def decode_bombs(which: str) -> str:
     for name, (make, reason) in BOMBS.items():
         if name.startswith(which):
             data = make()
-            result, _ = outcome(data, PLAIN)
+            result, _ = tally.decode(name, data, PLAIN)
             expected[name] = [reason, result]
-            tally.decode(name, data, PLAIN)
             tally.decode(name, data, LENIENT)
     return tally.to_json(expected=expected)
 
@@ -207,9 +207,7 @@ def decode_stdin(_: str) -> str:
     """Decode one file from standard input."""
     data = sys.stdin.buffer.read()
     tally = Tally()
-    result, _pixels = outcome(data, PLAIN)
-    del _pixels
-    tally.decode("stdin", data, PLAIN)
+    result, _pixels = tally.decode("stdin", data, PLAIN)
     return tally.to_json(result=result)
 
 
@@ -243,7 +241,7 @@ class TestCorpus:
         for name, (reason, found) in result["expected"].items():
             assert found == reason, name
 
-    @pytest.mark.parametrize("name", ["png", "png 16", "tiff", "jpeg", "jpeg cmyk", "webp", "avif", "jpeg2000"])
+    @pytest.mark.parametrize("name", ["png", "tiff", "jpeg", "webp", "avif", "jpeg2000"])
     def test_the_largest_image_allowed_takes_less_than_1_gb(self, name: str) -> None:
         result = run("stdin", "", LARGEST[name]())
         assert result["result"] in ("accepted", "repaired")
@@ -261,6 +259,7 @@ def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+@cache
 def zeros(size: int) -> bytes:
     """Deflated zeros, made piece by piece."""
     compressor = zlib.compressobj(1)
@@ -355,7 +354,10 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "bmp of 50,000 x 50,000 px": (lambda: bmp(50_000, 50_000, 24, 0, bytes(100)), "too-large"),
     "bmp of 64 million runs": (lambda: bmp(8000, 8000, 8, 1, b"\x01\x12" * 10**7), "too-large"),
-    "bmp of the longest runs allowed": (lambda: bmp(2828, 2828, 8, 1, b"\x01\x12" * 2828**2), "repaired"),
+    "bmp of the most run lengths allowed, in one line": (
+        lambda: bmp(1999, 1999, 8, 1, b"\x01\x12" * 1999**2),
+        "truncated",
+    ),
     "bmp of 10 million ends of lines": (lambda: bmp(100, 100, 8, 1, b"\0\0" * 10**7), "undecodable"),
     "tiff with a loop of one directory": (lambda: tiff(following=8, tail=bytes(8)), "repaired"),
     "tiff with a loop of two directories": (tiff_directories_in_a_circle, "repaired"),
@@ -364,9 +366,9 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         "repaired",
     ),
     "tiff of 20,000,000 strips": (lambda: tiff((273, 4, 20_000_000, 8), tail=bytes(80_000_000)), "undecodable"),
-    "tiff of 200,000 strips": (
+    "tiff of 100,000 strips": (
         lambda: tiff(
-            (273, 4, 200_000, 8), (278, 4, 1, 1), (279, 4, 200_000, 8), size=(2, 200_000), tail=bytes(800_000)
+            (273, 4, 100_000, 8), (278, 4, 1, 1), (279, 4, 100_000, 8), size=(2, 100_000), tail=bytes(400_000)
         ),
         "truncated",
     ),
@@ -392,7 +394,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
         "too-large",
     ),
     "jpeg2000 of 50,000 x 50,000 px in a box of 48 x 32": (
-        lambda: patched(encoded(picture(), "JPEG2000"), SIZ, 8, 50_000, 50_000),
+        lambda: patched(patched(encoded(picture(), "JPEG2000"), SIZ, 8, 50_000, 50_000), SIZ, 24, 50_000, 50_000),
         "too-large",
     ),
     "jpeg2000 of 16,384 missing tiles": (
@@ -405,9 +407,12 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "jpeg2000 of 16,384 components": (lambda: patched(jpeg2000(), SIZ, 40, 16_384, code=">H"), "undecodable"),
     "jpeg of 65,500 x 65,500 px": (lambda: patched(jpeg(), b"\xff\xc0", 5, 65_500, 65_500, code=">2H"), "too-large"),
-    "jpeg of 2,000 scans": (lambda: jpeg_of_many_scans(4000, 2000), "undecodable"),
-    "jpeg of 80 scans of 64 million pixels": (lambda: jpeg_of_many_scans(8000, 70), "undecodable"),
-    "jpeg of 80 scans": (lambda: jpeg_of_many_scans(4000, 70), "truncated"),
+    "jpeg of 2,000 scans": (lambda: jpeg_of_many_scans(8, 2000), "undecodable"),
+    "jpeg of 80 scans of 64 million pixels": (
+        lambda: patched(jpeg_of_many_scans(8, 70), b"\xff\xc2", 5, 8000, 8000, code=">2H"),
+        "undecodable",
+    ),
+    "jpeg of 80 scans of 4 million pixels": (lambda: jpeg_of_many_scans(2000, 70), "truncated"),
     "jpeg of 64 million missing pixels": (
         lambda: patched(jpeg(), b"\xff\xc0", 5, 8000, 8000, code=">2H"),
         "truncated",
@@ -432,16 +437,14 @@ def filled(mode: str, side: int, file_format: str, **options: Any) -> Callable[[
 
 
 LARGEST: dict[str, Callable[[], bytes]] = {
-    "png": lambda: png(8000, 8000, color_type=6, pixels=zeros(8000 * 32_001)),
-    "png 16": lambda: png(8000, 8000, color_type=6, bits=16, pixels=zeros(8000 * 64_001)),
+    "png": lambda: png(8000, 8000, color_type=6, bits=16, pixels=zeros(8000 * 64_001)),
     "tiff": filled("RGBA", 8000, "TIFF", compression="tiff_lzw", tiffinfo={278: 8000}),
-    "jpeg": filled("RGB", 8000, "JPEG", progressive=True, subsampling=0),
-    "jpeg cmyk": filled("CMYK", 8000, "JPEG", progressive=True),
+    "jpeg": filled("CMYK", 8000, "JPEG", progressive=True),
     "webp": filled("RGBA", 5656, "WEBP", lossless=True, method=0),
     "avif": filled("RGBA", 5656, "AVIF", speed=10, subsampling="4:4:4"),
     "jpeg2000": filled("RGBA", 4600, "JPEG2000"),
 }
-"""As many pixels as the default limit lets through."""
+"""As many pixels as the default limit lets through, of the costliest kind."""
 
 PROGRAMS = {"corpus": decode_corpus, "bombs": decode_bombs, "stdin": decode_stdin}
 

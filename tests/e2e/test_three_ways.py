@@ -1,0 +1,147 @@
+"""The same archives into a folder, into S3, and by way of a Ray cluster: every image accounted for, the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from imageshards.sample import SampleArchives
+from imageshards.store import Store, open_store
+from tests.conftest import RayHead, S3Server
+from tests.e2e.conftest import Pets, archives
+
+REAL_RESOLUTIONS = ("224", "384")
+
+
+def shard_digests(store: Store) -> dict[str, str]:
+    """Digest of each Parquet file under `shards/`."""
+    keys = [info.key for info in store.list("shards/") if info.key.endswith(".parquet")]
+    return {key: hashlib.sha256(store.get(key)).hexdigest() for key in keys}
+
+
+def published(store: Store) -> list[str]:
+    """Keys of manifests and pointers."""
+    return [info.key for info in store.list("shards/") if info.key.endswith(".json")]
+
+
+def accounted(result: dict[str, object]) -> int:
+    """Rows, rejects and left out of one resolution of a summary."""
+    return result["rows"] + sum(result["rejects"].values()) + sum(result["left_out"].values())
+
+
+@pytest.mark.sample
+def test_real_photographs_give_the_same_shards_in_a_folder_on_ceph_and_on_a_ray_cluster(
+    pets: Pets, shared_sample: Path, ceph: S3Server, ray_head: RayHead, tmp_path: Path
+) -> None:
+    expected = json.loads((shared_sample / "expected.json").read_text())
+    options = [
+        "--images",
+        str(shared_sample / "images.tar.gz"),
+        "--annotations",
+        str(shared_sample / "annotations.tar.gz"),
+    ]
+    options += ["--resolutions", *REAL_RESOLUTIONS]
+    finished, raw = ceph.new_bucket(), ceph.new_bucket()
+
+    folder = pets(*options, "--store", str(tmp_path / "folder"))
+    s3 = pets(*options, "--store", f"s3://{finished}/data", "--raw-store", f"s3://{raw}/archive", env=ceph.environment)
+    cluster = pets(*options, "--store", str(tmp_path / "cluster"), "--ray", ray_head.address)
+
+    stores = [open_store(str(tmp_path / "folder")), ceph.store(finished, "data"), open_store(str(tmp_path / "cluster"))]
+    digests = [shard_digests(store) for store in stores]
+    assert len(digests[0]) == 2 * 3  # two splits and the rejects of each resolution
+    assert digests[0] == digests[1] == digests[2]
+    for run in (folder, s3, cluster):
+        for result in run.summary["results"]:
+            assert result["status"] == "built"
+            assert accounted(result) == expected["jpg_members"] == 225
+            assert result["splits"] == {"test": 111, "trainval": 110}
+            assert result["rejects"] == {"truncated": 1}
+            assert result["left_out"] == {"no-split": 3}
+    assert [key for key in published(stores[1]) if key.endswith("latest.json")]
+    assert not [info.key for info in stores[1].list() if not info.key.startswith("shards/")]
+    assert not list(ceph.store(raw, "archive").list("shards/"))
+
+
+@pytest.mark.sample
+def test_odd_photographs_end_as_their_description_says(pets: Pets, shared_sample: Path, tmp_path: Path) -> None:
+    expected = json.loads((shared_sample / "expected.json").read_text())
+    run = pets(
+        "--images",
+        str(shared_sample / "images.tar.gz"),
+        "--annotations",
+        str(shared_sample / "annotations.tar.gz"),
+        "--store",
+        str(tmp_path),
+        "--keep-unlisted",
+    )
+    version = Path(run.summary["results"][0]["manifest"].removeprefix("file://")).parent
+    rows = {}
+    for shard in version.glob("*-0*.parquet"):
+        table = pq.read_table(
+            shard, columns=["image_id", "source_format", "source_mode", "exif_orientation", "repairs"]
+        )
+        rows.update({row["image_id"]: row for row in table.to_pylist()})
+    rejects = {row["image_id"]: row["reason"] for row in pq.read_table(version / "rejects.parquet").to_pylist()}
+
+    assert rejects == {"beagle_10": "truncated"}
+    found = {name: set(rows[name]["repairs"]) for name in expected["odd_files"] if name not in rejects}
+    assert found == {
+        "Abyssinian_101": {"misnamed", "alpha-composited"},
+        "Egyptian_Mau_10": {"misnamed"},
+        "Egyptian_Mau_901": {"misnamed", "palette-to-rgb"},
+        "Egyptian_Mau_902": {"misnamed", "palette-to-rgb"},
+        "chihuahua_107": {"jpeg-warning"},
+        "pug_112": {"exif-orientation"},
+        "shiba_inu_136": {"cmyk-to-rgb"},
+        "staffordshire_bull_terrier_902": {"gray-to-rgb"},
+    }
+    assert rows["pug_112"]["exif_orientation"] == 6
+    assert {rows[name]["source_format"] for name in ("Abyssinian_101", "Egyptian_Mau_10")} == {"png"}
+    assert {name for name, row in rows.items() if row["repairs"]} == set(found)
+
+
+def test_drawn_archives_give_the_same_shards_in_a_folder_on_moto_and_on_a_ray_cluster(
+    pets: Pets, drawn: SampleArchives, moto: S3Server, ray_head: RayHead, tmp_path: Path
+) -> None:
+    bucket = moto.new_bucket()
+    folder = pets(*archives(drawn), "--store", str(tmp_path / "folder"))
+    s3 = pets(*archives(drawn), "--store", f"s3://{bucket}", env=moto.environment)
+    cluster = pets(*archives(drawn), "--store", str(tmp_path / "cluster"), "--ray", ray_head.address)
+
+    for run in (folder, s3, cluster):
+        assert accounted(run.summary["results"][0]) == drawn.expected["jpg_members"]
+    stores = [open_store(str(tmp_path / "folder")), moto.store(bucket), open_store(str(tmp_path / "cluster"))]
+    first, *others = [shard_digests(store) for store in stores]
+    assert first
+    assert all(other == first for other in others)
+    for store in stores:
+        assert {info.key.split("/")[0] for info in store.list()} == {"raw", "shards"}
+
+
+def test_a_second_run_is_unchanged_and_writes_nothing(pets: Pets, drawn: SampleArchives, tmp_path: Path) -> None:
+    first = pets(*archives(drawn), "--store", str(tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    second = pets(*archives(drawn), "--store", str(tmp_path))
+
+    assert second.summary["results"][0]["status"] == "unchanged"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    told = [dict(run.summary["results"][0], status=None, seconds=None) for run in (first, second)]
+    assert told[0] == told[1]
+
+
+def test_a_shard_opens_with_pyarrow_alone_and_without_a_copy(pets: Pets, drawn: SampleArchives, tmp_path: Path) -> None:
+    run = pets(*archives(drawn), "--store", str(tmp_path))
+    version = Path(run.summary["results"][0]["manifest"].removeprefix("file://")).parent
+    table = pq.read_table(version / "trainval-00000.parquet", columns=["image", "label"])
+    column = table["image"].combine_chunks()
+    column = column.chunk(0) if hasattr(column, "num_chunks") else column
+    images = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 224, 224, 3)
+    assert images.shape == (table.num_rows, 224, 224, 3)
+    assert images.base is not None
+    assert images.std() > 10
