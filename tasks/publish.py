@@ -1,4 +1,4 @@
-"""publish: the manifest last, then the pointer to it; wraps `imageshards.manifest`."""
+"""publish: the report, the manifest last, then the pointer to it; wraps `imageshards.report` and `manifest`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from imageshards.draft import draft_manifest
 from imageshards.fetch import Fetched
 from imageshards.job import JobResult
 from imageshards.manifest import Manifest, point_latest, publish_manifest, read_manifest
+from imageshards.report import write_report
 from imageshards.validate import Findings, Subject
 from tasks.policies import TASK_OPTIONS
 
@@ -38,17 +39,18 @@ def publish(
         store: Folder, URL or `block:NAME` of the finished data.
         raw_store: Likewise of the raw data.
     """
-    opened = store_access(store).open()
+    opened, raw = store_access(store).open(), store_access(raw_store).open()
     draft = draft_manifest(
         subject,
         findings,
         archives=archives,
-        raw_store_url=store_access(raw_store).open().url,
+        raw_store_url=raw.url,
         built=built,
         created_at=datetime.now(UTC),
     )
+    files = write_report(draft, raw_store=raw, store=opened)
     manifest = publish_manifest(opened, draft)
-    get_run_logger().info("published %s", opened.uri(manifest.key))
+    get_run_logger().info("published %s, report at %s", opened.uri(manifest.key), opened.uri(files.report))
     return manifest
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: a clean AWS environment, two S3 servers, stores on each backend, the sample photographs.
+"""What all tests share: a clean environment, S3 servers and stores, a Prefect server, a Ray head, sample photographs.
 
 `moto` is started inside the test process. `ceph` is a real S3 server: the one IMAGESHARDS_TEST_CEPH names, else the one
 that already listens on 127.0.0.1:7480, else one that `../shared/s3/ceph-up` starts; where there is none, its tests are
@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from imageshards.sample import SampleArchives, SampleSpec, write_sample
 from imageshards.store import Credentials, Store, StoreSpec, open_store
+from tests.processes import PROC, processes_with, wait_until
+from tests.ray_head import RayHead, running_ray_head
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,6 +32,9 @@ CEPH_ENDPOINT = "http://127.0.0.1:7480"
 CEPH_KEYS = ("testkey", "testsecret")
 MOTO_KEYS = ("moto-key", "moto-secret")
 CEPH_STOP_SECONDS = 60
+PREFECT_START_SECONDS = 60
+END_SECONDS = 20
+SESSION_VARIABLE = "IMAGESHARDS_TEST_SESSION"
 
 CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
 S3_SERVERS = ["moto", CEPH]
@@ -114,6 +120,34 @@ def _no_aws_of_this_machine() -> Iterator[None]:
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left_behind() -> Iterator[None]:
+    """Whatever any test started is gone in the end, with its children and theirs."""
+    session = uuid.uuid4().hex
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SESSION_VARIABLE, session)
+        yield
+    if not PROC.is_dir():
+        return
+    helpers = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # they end with this process
+
+    def left() -> list[str]:
+        running = [process.command for process in processes_with(SESSION_VARIABLE, session)]
+        return [command for command in running if not any(helper in command for helper in helpers)]
+
+    wait_until(lambda: not left(), timeout_seconds=END_SECONDS)
+    assert left() == []
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_ray_or_prefect_of_this_machine() -> Iterator[None]:
+    """No test sees the developer's cluster, token, server or profile."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("RAY_", "PREFECT_"))]:
+            patch.delenv(name)
         yield
 
 
@@ -214,3 +248,37 @@ def shared_sample() -> Path:
     if not folder.is_dir():
         pytest.skip("no photographs: ../shared/data/pets-sample is not there")
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawn_sample(tmp_path_factory: pytest.TempPathFactory) -> SampleArchives:
+    """Small archives in the layout of Oxford's, without any fault: 74 images, one of each class in each split."""
+    return write_sample(
+        tmp_path_factory.mktemp("sample"), SampleSpec(per_class=2, median_long_side_px=120, faults=False)
+    )
+
+
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server with an empty database, which this process and its children use from now on."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    home = tmp_path_factory.mktemp("prefect")
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        temporary_settings({PREFECT_HOME: home}),
+        prefect_test_harness(server_startup_timeout=PREFECT_START_SECONDS),
+    ):
+        address = PREFECT_API_URL.value()
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_API_URL", address)
+        yield address
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[RayHead]:
+    """A Ray cluster of one node; its processes reach both S3 servers, as the nodes of a real one reach theirs."""
+    keys = {"AWS_ACCESS_KEY_ID": CEPH_KEYS[0], "AWS_SECRET_ACCESS_KEY": CEPH_KEYS[1], "AWS_REGION": "us-east-1"}
+    with running_ray_head(env=keys) as head:
+        yield head

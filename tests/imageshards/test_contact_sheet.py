@@ -97,9 +97,7 @@ def test_rows_of_cells_follow_each_other_without_overlap() -> None:
 
 @pytest.mark.parametrize("name", ["x" * 500, "<script>alert(1)</script>", "犬\u0000\n猫 \u202e", "", None])
 def test_any_name_can_be_written_below_an_image(name: str | None) -> None:
-    sheet = contact_sheet(
-        [Cell(row(name or "id", name), Image.new("RGB", (32, 32)))], title=str(name) * 20, side_px=32
-    )
+    sheet = contact_sheet([Cell(row(name or "id", name), Image.new("RGB", (32, 32)))], title=str(name) * 20, side_px=32)
 
     assert sheet.width < 64
 

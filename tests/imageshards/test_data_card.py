@@ -84,7 +84,9 @@ def test_the_columns_of_the_head_are_those_of_the_schema(settings: dict[str, Any
     recipe = parse_recipe(settings)
     schema = shard_schema(recipe, 64)
 
-    features = {each["name"]: each for each in front_matter(plain_manifest(recipe=recipe), schema)["dataset_info"]["features"]}
+    features = {
+        each["name"]: each for each in front_matter(plain_manifest(recipe=recipe), schema)["dataset_info"]["features"]
+    }
 
     assert list(features) == schema.names
     assert features["image"]["dtype"] == ("image" if recipe.encoding == "webp" else "binary")
@@ -126,7 +128,9 @@ def test_the_snippet_loads_what_is_in_the_shards(
 
     exec(snippets_of(card_of(built))[0], names)
 
-    last = pq.read_table("trainval-00000.parquet", columns=["image", "label"]).slice(-1 + built.manifest.splits["trainval"])
+    last = pq.read_table("trainval-00000.parquet", columns=["image", "label"]).slice(
+        -1 + built.manifest.splits["trainval"]
+    )
     stored = last["image"][0].as_py()
     assert names["labels"][-1] == last["label"][0].as_py()
     if recipe.encoding == "raw":

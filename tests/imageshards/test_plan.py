@@ -35,8 +35,8 @@ AUGMENTED = Recipe(augment=Augment(copies=2, horizontal_flip=0.5))
 
 hashes = st.integers(0, 2**HASH_BITS - 1)
 powers_of_two = st.integers(0, 14).map(lambda exponent: 1 << exponent)
-split_sizes = st.dictionaries(st.sampled_from(["trainval", "test", "unlisted"]), st.integers(0, 3_000_000), min_size=1)
-resolution_sets = st.lists(st.integers(1, 640), min_size=1, max_size=4, unique=True)
+split_sizes = st.dictionaries(st.sampled_from(["trainval", "test", "unlisted"]), st.integers(0, 300_000), min_size=1)
+resolution_sets = st.lists(st.integers(1, 400), min_size=1, max_size=4, unique=True)
 plain_or_augmented = st.sampled_from([Recipe(), AUGMENTED, Recipe(encoding="webp"), Recipe(dtype="float32")])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 
 from imageshards.store import Store
@@ -65,7 +64,11 @@ def test_s3_gives_the_same_as_a_folder(built: BuiltVersion, s3_store: Store) -> 
     assert remote == local
     rows = local.first["trainval"][:3]
     pixels = [
-        [(row, image, trimap.tobytes()) for row, image, trimap in read_pixels(built.manifest, rows, store) if trimap is not None]
+        [
+            (row, image, trimap.tobytes())
+            for row, image, trimap in read_pixels(built.manifest, rows, store)
+            if trimap is not None
+        ]
         for store in (built.store, s3_store)
     ]
     assert pixels[0] == pixels[1]
@@ -81,5 +84,3 @@ def test_groups_take_turns() -> None:
     assert spread({"b": [1, 2, 3], "a": [4, 1], "c": []}, 4) == [4, 1, 2, 3]
     assert spread({"a": range(5), "b": [10]}, 3) == [0, 10, 1]
     assert spread({}, 3) == []
-
-
