@@ -27,6 +27,7 @@ from flows.summary import create_artifacts, result_of
 from imageshards import oxford_pets
 from imageshards.errors import ConfigError, ImageShardsError
 from imageshards.fetch import Fetched, Source
+from imageshards.oxford_facts import known_facts
 from imageshards.plan import fingerprint
 from imageshards.recipe import RESOLUTIONS, Recipe, read_recipe
 from imageshards.validate import Subject
@@ -127,7 +128,7 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
                 keep_unlisted=keep_unlisted,
                 max_reject_fraction=max_reject_fraction,
                 max_leaks=max_leaks,
-                expected=oxford_pets.expected_counts(info.images_sha256, info.annotations_sha256),
+                facts=known_facts(info.images_sha256, info.annotations_sha256),
             )
             for version in built.versions
         ]

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageCms
 
 from imageshards.decoded import Repair
+from imageshards.formats.container import MAX_PROFILE_BYTES
 
 _STRIP_PIXELS = 2**20
 
@@ -75,7 +76,8 @@ def to_rgb(image: Image.Image, source: ColorSource) -> tuple[npt.NDArray[np.uint
     numbers = _Numbers(_white(image, source), source) if is_number else None
     transform, repairs = None, _mode_repairs(image.mode, source.bits)
     if source.profile is not None:
-        transform = _srgb_transform(source.profile, _profile_mode(image.mode))
+        profile = source.profile if len(source.profile) <= MAX_PROFILE_BYTES else b""
+        transform = _srgb_transform(profile, _profile_mode(image.mode))
         repairs.append(Repair.ICC_TO_SRGB if transform else Repair.ICC_BROKEN)
     if transparent:
         repairs.append(Repair.ALPHA_COMPOSITED)
@@ -140,7 +142,7 @@ def _profile_mode(mode: str) -> Literal["L", "RGB", "CMYK"]:
     return "CMYK" if mode == "CMYK" else "RGB"
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _srgb_transform(profile: bytes, mode: Literal["L", "RGB", "CMYK"]) -> ImageCms.ImageCmsTransform | None:
     """The transform to sRGB, perceptual; None where the profile is broken or for another color space."""
     try:

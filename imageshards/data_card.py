@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from imageshards.manifest import Manifest
 from imageshards.meanings import LEFT_OUT, REJECTS, REPAIRS
-from imageshards.oxford_pets import DATASET, expected_counts
+from imageshards.oxford_facts import known_facts
+from imageshards.oxford_pets import DATASET
 from imageshards.plan import shard_name
 from imageshards.recipe import Recipe
 from imageshards.report_view import accounting, class_range, named_counts, readable_size, recipe_rows, split_names
@@ -144,7 +145,7 @@ def _annotated_tasks(manifest: Manifest) -> list[str]:
 def _is_original(manifest: Manifest) -> bool:
     """Whether the archives are the very ones that the published facts speak of."""
     digests = [manifest.sources[what].sha256 if what in manifest.sources else "" for what in ("images", "annotations")]
-    return manifest.dataset == DATASET and expected_counts(*digests) is not None
+    return manifest.dataset == DATASET and known_facts(*digests) is not None
 
 
 def _split_bytes(manifest: Manifest, split: str) -> int:

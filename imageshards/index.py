@@ -194,7 +194,7 @@ def read_index_info(store: Store, key: str) -> IndexInfo:
     try:
         return _info(key, pq.read_schema(_input(store, key)))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise _damaged(store, key, str(error)) from error
+        raise _damaged(store, key, str(error).strip()) from error
 
 
 def read_index(
@@ -219,7 +219,7 @@ def read_index(
             wanted = None if columns is None else list(dict.fromkeys([*columns, "sample_hash"]))
             table = file.read_row_groups(groups, columns=wanted, use_threads=False).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(store, key, str(error)) from error
+        raise _damaged(store, key, str(error).strip()) from error
     if hash_range is not None:
         first, last = (pa.scalar(value, pa.uint64()) for value in hash_range)
         hashes = table.column("sample_hash")

@@ -207,7 +207,7 @@ def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
 def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
     """Commit a version: its manifest, then the pointer. Returns the manifest that counts: ours, or an earlier one.
 
-    Idempotent: a version that another run published in the meantime is left as it is, for its shards are the same bytes.
+    Idempotent: a version that another run published meanwhile is left as it is, for its shards are the same bytes.
     """
     try:
         store.put(manifest.key, manifest.to_json(), create=True)

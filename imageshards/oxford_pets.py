@@ -1,4 +1,4 @@
-"""Oxford-IIIT Pet: where it comes from, what its annotations say of each image, and how many there should be.
+"""Oxford-IIIT Pet: where it comes from, and what its annotations say of each image.
 
 Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. https://www.robots.ox.ac.uk/~vgg/data/pets/
 """
@@ -68,33 +68,6 @@ class Label:
     class_name: str
     species: str
     split: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ExpectedCounts:
-    """Published counts of one pair of archives, as the loaders of torchvision and TensorFlow Datasets have them."""
-
-    images: int
-    splits: Mapping[str, int]
-    unlisted: int
-    classes: int
-    cat_classes: int
-    trainval_without_box: int
-
-
-ORIGINAL_COUNTS = ExpectedCounts(
-    images=7390,
-    splits={"trainval": 3680, "test": 3669},
-    unlisted=41,
-    classes=37,
-    cat_classes=12,
-    trainval_without_box=9,
-)
-
-
-def expected_counts(images_sha256: str, annotations_sha256: str) -> ExpectedCounts | None:
-    """The counts that must hold for these archives; None for any but the originals."""
-    return ORIGINAL_COUNTS if (images_sha256, annotations_sha256) == (IMAGES_SHA256, ANNOTATIONS_SHA256) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The program that runs on the Ray cluster: `python -m imageshards.ray_driver --spec URI`.
 
-The only module that imports Ray. Reads a job spec from the store, builds what is missing of its versions, and writes the
-result into the store. Shards that an earlier, interrupted run finished are kept as they are.
+The only module that imports Ray. Reads a job spec from the store, builds what is missing of its versions, and writes
+the result into the store. Shards that an earlier, interrupted run finished are kept as they are.
 """
 
 from __future__ import annotations

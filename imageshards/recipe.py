@@ -138,7 +138,11 @@ class Recipe(BaseModel):
     icc: Literal["ignore", "srgb"] = Field("ignore", description="Embedded color profiles: ignore, or convert to sRGB.")
     background: Color = Field((255, 255, 255), description="Color (R, G, B) that transparent images are put on.")
     max_pixels: int = Field(
-        64_000_000, ge=1, le=500_000_000, description="Larger images are rejected from their header alone."
+        64_000_000,
+        ge=1,
+        le=500_000_000,
+        description="Larger images are rejected from their header alone. "
+        "Pixels of WebP and AVIF count twice, of JPEG 2000 three times.",
     )
 
     denoise: Literal["none", "gaussian", "median"] = Field("none", description="Noise filter on the resized image.")
@@ -261,6 +265,8 @@ def _disagreements(recipe: Recipe) -> list[str]:
             found.append(
                 f"{field} has no effect unless {switch} is {' or '.join(values)}; it is {getattr(recipe, switch)}"
             )
+    if not recipe.augments and recipe.augment.changes_anything:
+        found.append("augment has no effect while augment.copies is 0: set it to 1 or more")
     if recipe.augments and not recipe.augment.changes_anything:
         found.append(
             f"augment.copies is {recipe.augment.copies}, but no operation is on: the copies would be duplicates"

@@ -16,6 +16,7 @@ from imageshards.recipe import Recipe
 from imageshards.statistics import PixelSums
 
 _TRIMAP_VALUES = (1, 3)
+_BACKGROUND = 2
 _FRAME_TOLERANCE_PX = 1e-3
 """Boxes are stored as float32."""
 
@@ -26,6 +27,7 @@ class RowChecker:
     Attributes:
         sums: Over the pixels of plain rows.
         problems: Offending image ids, by check.
+        empty_trimaps: Plain rows whose trimap is background alone.
 
     Args:
         recipe: What was to be done to pixels.
@@ -44,6 +46,7 @@ class RowChecker:
         self._resolution = resolution
         self._index = index
         self.sums = PixelSums.zero(recipe.channels)
+        self.empty_trimaps: list[str] = []
         self.problems: dict[str, list[str]] = {name: [] for name in self.EXPECTATIONS}
 
     def check(self, rows: pa.Table) -> None:
@@ -109,5 +112,7 @@ class RowChecker:
         good = (high <= _TRIMAP_VALUES[1]) & ((low >= _TRIMAP_VALUES[0]) | filled_allowed) & ((high > 0) | ~plain)
         for position, image_id in enumerate(ids):
             expected = self._index.get(image_id, {}).get("trimap_key") is not None
+            if present[position] and plain[position] and low[position] == high[position] == _BACKGROUND:
+                self.empty_trimaps.append(image_id)
             if present[position] != expected or (expected and not good[position]):
                 self.problems["trimaps"].append(image_id)

@@ -184,7 +184,8 @@ def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
             repairs=outcome["repairs"],
         )
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{name} is no finished shard: {error}; delete it and run again", key=name) from error
+        problem = str(error).strip()
+        raise StoreError(f"{name} is no finished shard: {problem}; delete it and run again", key=name) from error
 
 
 def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

@@ -22,7 +22,7 @@ from imageshards.errors import Check, ConfigError, SampleError, StoreError
 from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, IndexInfo, read_index
 from imageshards.job import VersionResult
 from imageshards.manifest import PixelStatistics
-from imageshards.oxford_pets import ExpectedCounts
+from imageshards.oxford_facts import Facts, Observed, check_facts
 from imageshards.plan import copies_of, version_prefix
 from imageshards.recipe import Recipe
 from imageshards.row_checks import RowChecker
@@ -47,7 +47,7 @@ class Subject:
         keep_unlisted: Whether images in no split were to become rows.
         max_reject_fraction: Highest share of rejects among samples and rejects, 0 to 1.
         max_leaks: Most pairs of duplicates across splits; None for any number, reported all the same.
-        expected: Published counts of the archives, where there are any.
+        facts: Published facts of the archives, where there are any.
     """
 
     dataset: str
@@ -57,7 +57,7 @@ class Subject:
     keep_unlisted: bool = False
     max_reject_fraction: float = 1.0
     max_leaks: int | None = None
-    expected: ExpectedCounts | None = None
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +128,14 @@ class _ShardFindings:
         sums: Over the pixels of plain rows.
         problems: Offending image ids, by check.
         file_problems: What is wrong with the file as a whole, by check.
+        empty_trimaps: Plain rows whose trimap is background alone.
     """
 
     rows: pa.Table
     sums: PixelSums
     problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
     file_problems: Mapping[str, str] = field(default_factory=dict)
+    empty_trimaps: Sequence[str] = ()
 
 
 def validate_version(
@@ -173,7 +175,7 @@ def validate_version(
         _rejects_table(subject, store, rejects),
         _reject_fraction(subject, rows, rejects),
         _leakage(subject, duplicates, unsearched),
-        *_expected_counts(subject, index),
+        *_facts(subject, index, shards, rows, rejects),
     ]
     return _findings(subject, index, shards, rows, checks=tuple(checks), duplicates=duplicates)
 
@@ -205,7 +207,7 @@ def _read_local_shard(subject: Subject, index: _Index, shard: ShardResult, path:
     except (StoreError, pa.ArrowException, OSError) as error:
         return _ShardFindings(tables[0], checker.sums, file_problems={"shard-readable": f"{shard.name}: {error}"})
     differs = {} if found == shard else {"shard-digest": f"{shard.name}: expected {shard.sha256}, found {found.sha256}"}
-    return _ShardFindings(pa.concat_tables(tables), checker.sums, checker.problems, differs)
+    return _ShardFindings(pa.concat_tables(tables), checker.sums, checker.problems, differs, checker.empty_trimaps)
 
 
 def _schema_problem(subject: Subject, shard: ShardResult, expected: pa.Schema, found: pa.Schema) -> str | None:
@@ -370,27 +372,21 @@ def _leakage(subject: Subject, duplicates: Sequence[Duplicate], unsearched: str 
     return Check("leakage", passed, f"{expected} of duplicate pairs across splits", described, examples[:MAX_EXAMPLES])
 
 
-def _expected_counts(subject: Subject, index: _Index) -> list[Check]:
-    """Published counts of the original archives; nothing where the archives are others."""
-    expected = subject.expected
-    if expected is None:
+def _facts(
+    subject: Subject, index: _Index, shards: Sequence[_ShardFindings], rows: pa.Table, rejects: Sequence[Reject]
+) -> list[Check]:
+    """Published facts of the original archives; nothing where the archives are others."""
+    if subject.facts is None:
         return []
-    splits = Counter(row["split"] for row in index.values())
-    species = {row["class_name"]: row["species"] for row in index.values() if row["split"]}
-    counts = {
-        "images": (expected.images, len(index)),
-        **{split: (count, splits[split]) for split, count in expected.splits.items()},
-        "in no split": (expected.unlisted, splits[None]),
-        "classes": (expected.classes, len(species)),
-        "cat classes": (expected.cat_classes, sum(1 for kind in species.values() if kind == "cat")),
-        "trainval images without a head box": (
-            expected.trainval_without_box,
-            sum(1 for row in index.values() if row["split"] == "trainval" and row["head_box"] is None),
-        ),
-    }
-    problems = [f"{name}: {found}" for name, (wanted, found) in counts.items() if wanted != found]
-    wanted_text = ", ".join(f"{wanted} {name}" for name, (wanted, _) in counts.items())
-    return [_check("published-counts", wanted_text, problems)]
+    described = _pairs(rows, "image_id", "source_format", "repairs", "copy")
+    observed = Observed(
+        index=index,
+        members=subject.info.members,
+        rows={image_id: (source_format, repairs) for image_id, source_format, repairs, copy in described if copy == 0},
+        rejects={reject.image_id: reject.reason for reject in rejects},
+        empty_trimaps={image_id for shard in shards for image_id in shard.empty_trimaps},
+    )
+    return check_facts(subject.facts, observed)
 
 
 def _findings(

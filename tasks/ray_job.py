@@ -47,7 +47,7 @@ def check_cluster(cluster: ClusterAccess) -> str:
     import ray  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
 
     with _ray_errors(cluster):
-        found = str(_client(cluster)._do_request("GET", "/api/version").json()["ray_version"])  # noqa: SLF001
+        found = str(_client(cluster)._do_request("GET", "/api/version").json()["ray_version"])
     if found != ray.__version__:
         raise ConfigError(
             f"the Ray cluster at {cluster.address} runs Ray {found}, this installation has {ray.__version__}: "

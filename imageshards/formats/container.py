@@ -9,6 +9,10 @@ MAX_BLOCKS = 100_000
 """Chunks of a PNG, blocks of a GIF, tile-parts of a JPEG 2000: 800 MB in libpng's usual chunks of 8 KiB."""
 
 
+MAX_PROFILE_BYTES = 4 * 2**20
+"""The largest ICC profiles in use, of printers, take 3 MB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Container:
     """What a file says of its first image.

@@ -7,11 +7,8 @@ import zlib
 from dataclasses import dataclass, field
 
 from imageshards.errors import SampleError
-from imageshards.formats.container import MAX_BLOCKS, Container
+from imageshards.formats.container import MAX_BLOCKS, MAX_PROFILE_BYTES, Container
 from imageshards.orientation import exif_orientation
-
-MAX_PROFILE_BYTES = 16 * 2**20
-"""The largest ICC profiles in use, of printers, take 3 MB."""
 
 _SIGNATURE_BYTES = 8
 _PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
@@ -75,9 +72,10 @@ def _take_chunk(data: bytes, view: memoryview, found: _Found) -> None:
 
 
 def _unpack_profile(chunk: bytes) -> bytes:
-    """A name, a zero, the method 0, the profile deflated (PNG 11.3.2.3); b"" where it is not that."""
+    """A name, a zero, the method 0, the profile deflated (PNG 11.3.2.3); b"" where it is not that, or too large."""
     _, _, deflated = chunk.partition(b"\0")
     try:
-        return zlib.decompressobj().decompress(deflated[1:], MAX_PROFILE_BYTES)
+        profile = zlib.decompressobj().decompress(deflated[1:], MAX_PROFILE_BYTES + 1)
     except zlib.error:
         return b""
+    return profile if len(profile) <= MAX_PROFILE_BYTES else b""

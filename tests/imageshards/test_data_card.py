@@ -16,6 +16,7 @@ from PIL import Image
 
 from imageshards.data_card import COLUMN_MEANINGS, data_card, escape_markdown, front_matter, size_category
 from imageshards.manifest import ArchiveSource, CheckEntry
+from imageshards.oxford_facts import ORIGINAL
 from imageshards.oxford_pets import ANNOTATIONS_SHA256, IMAGES_SHA256
 from imageshards.recipe import Recipe, parse_recipe
 from imageshards.schema import shard_schema
@@ -153,6 +154,19 @@ def test_facts_of_the_original_archives_are_told_of_these_alone() -> None:
         assert fact not in other
     assert "are not the original ones" in other
     assert "are not the original ones" not in original
+
+
+def test_the_known_faults_are_those_that_the_checks_hold_the_archives_to() -> None:
+    card = data_card(plain_manifest(sources=ORIGINALS), Survey())
+    lines = [line for line in card.partition("## Known faults")[2].splitlines() if line.startswith("- ")]
+    named = (sorted(ORIGINAL.odd_images), sorted(ORIGINAL.without_box), sorted(ORIGINAL.empty_trimaps))
+
+    for line, names in zip(lines, named, strict=False):
+        numbers = sorted(name.rpartition("_")[2] for name in names)
+        assert line.startswith(f"- {len(names)} ")
+        found = re.findall(r"(?:_|, )(\d+)\b", line)
+        assert sorted(found) == numbers
+    assert lines[3].startswith(f"- {ORIGINAL.unlisted} ")
 
 
 def test_both_statements_about_the_license_and_the_citation_are_there() -> None:

@@ -8,15 +8,11 @@ from hypothesis import strategies as st
 
 from imageshards.errors import SourceError
 from imageshards.oxford_pets import (
-    ANNOTATIONS_SHA256,
-    IMAGES_SHA256,
-    ORIGINAL_COUNTS,
     Annotations,
     AnnotationsReader,
     FrameSize,
     HeadBox,
     Label,
-    expected_counts,
 )
 from tests.imageshards.small_dataset import LISTED, annotation_members, lists, voc
 
@@ -192,13 +188,3 @@ def test_a_box_file_that_is_none_is_refused_by_name(data):
 def test_readme_and_trimaps_are_passed_over():
     others = [("annotations/README", b"\xff"), ("annotations/trimaps/beagle_2.png", b"no png")]
     assert read([*annotation_members(), *others]) == read(annotation_members())
-
-
-def test_published_counts_hold_for_the_originals_alone():
-    assert expected_counts(IMAGES_SHA256, ANNOTATIONS_SHA256) is ORIGINAL_COUNTS
-    assert expected_counts(IMAGES_SHA256, "0" * 64) is None
-    assert expected_counts("0" * 64, ANNOTATIONS_SHA256) is None
-
-
-def test_published_counts_add_up():
-    assert sum(ORIGINAL_COUNTS.splits.values()) + ORIGINAL_COUNTS.unlisted == ORIGINAL_COUNTS.images

@@ -59,3 +59,23 @@ def test_the_program_says_on_one_line_why_it_cannot_start(tmp_path: Path) -> Non
     errors = [line["error"] for line in said if line and line["kind"] == "error"]
     assert [error["type"] for error in errors] == ["ObjectMissingError"]
     assert "spec.json" in errors[0]["message"]
+
+
+def test_augmented_shards_do_not_depend_on_the_number_of_workers_or_the_order_of_units(tmp_path: Path) -> None:
+    found = []
+    for name, arguments in (("one", ["1"]), ("two", ["2", "reversed"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        finished = subprocess.run(
+            [sys.executable, str(PROGRAM.with_name("workers_program.py")), str(folder), *arguments],
+            env=environment(tmp_path),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr[-3000:]
+        shards = sorted((folder / "store" / "shards").rglob("*.parquet"))
+        found.append({path.name + path.parent.name: path.read_bytes() for path in shards})
+    assert len(found[0]) == 2 * 3
+    assert found[0] == found[1]

@@ -36,9 +36,9 @@ from tests.imageshards.built_version import (
 
 MAX_PAGE_BYTES = 3_000_000
 VOID = {"meta", "img", "br", "wbr"}
-ALLOWED = VOID | set(
-    ["html", "head", "title", "style", "body", "header", "h1", "h2", "h3", "p", "b", "a", "nav", "ul", "li", "main", "section", "article", "figure", "figcaption", "div", "span", "code", "table", "thead", "tbody", "tr", "th", "td", "details", "summary", "i"]
-)
+TEXT = {"h1", "h2", "h3", "p", "b", "i", "a", "ul", "li", "span", "code", "details", "summary"}
+PARTS = {"html", "head", "title", "style", "body", "header", "nav", "main", "section", "article", "div"}
+ALLOWED = VOID | TEXT | PARTS | {"figure", "figcaption", "table", "thead", "tbody", "tr", "th", "td"}
 
 
 class Page(HTMLParser):

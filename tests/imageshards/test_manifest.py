@@ -1,0 +1,219 @@
+"""The manifest: written once, last, and read strictly; latest.json points at one that is there."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from imageshards.errors import StoreError
+from imageshards.manifest import (
+    Manifest,
+    PixelStatistics,
+    latest_key,
+    manifest_key,
+    point_latest,
+    publish_manifest,
+    read_latest,
+    read_manifest,
+)
+from imageshards.plan import version_prefix
+from imageshards.store import Store
+from tests.imageshards.small_dataset import tree
+
+
+def manifest(**changes: Any) -> Manifest:
+    content = {
+        "dataset": "pets",
+        "resolution": 224,
+        "fingerprint": "f" * 32,
+        "sources": {"images": {"url": "https://example.org/i.tar.gz", "sha256": "a" * 64, "size_bytes": 9}},
+        "index": "raw/pets/index/a.parquet",
+        "index_digest": "b" * 64,
+        "raw_store": "s3://raw/prefix",
+        "recipe": {"fit": "center-crop"},
+        "recipe_fingerprint": "c" * 64,
+        "dtype": "uint8",
+        "channels": 3,
+        "encoding": "raw",
+        "class_names": ["Abyssinian", "beagle"],
+        "images": 4,
+        "samples": 2,
+        "rows": 2,
+        "splits": {"trainval": 2},
+        "classes": {"trainval": {"Abyssinian": 1, "beagle": 1}},
+        "rejects": {"truncated": 1},
+        "left_out": {"no-split": 1},
+        "repairs": {"misnamed": 1},
+        "members": {"image": 4},
+        "pixels": {"mean": [1.5, 2.5, 3.5], "std": [0.1, 0.2, 0.3]},
+        "shards": [
+            {
+                "path": "shards/pets/224/f/trainval-00000.parquet",
+                "split": "trainval",
+                "rows": 2,
+                "size_bytes": 99,
+                "sha256": "d" * 64,
+                "inputs": "e" * 64,
+            }
+        ],
+        "checks": [{"name": "accounting", "passed": True, "expected": "4", "found": "4", "examples": []}],
+        "created_at": "2026-01-02T03:04:05+00:00",
+        "software": {"pillow": "13.0.0"},
+    }
+    return Manifest.model_validate(content | changes)
+
+
+def test_a_manifest_is_read_back_as_written():
+    original = manifest(normalization=PixelStatistics(mean=(0.1, 0.2, 0.3), std=(1, 2, 3)))
+    data = original.to_json()
+    assert data.endswith(b"}\n")
+    assert Manifest.from_json(data, uri="u") == original
+    assert Manifest.from_json(data, uri="u").to_json() == data
+
+
+def test_a_manifest_lies_in_the_folder_of_its_version():
+    assert (
+        manifest().key == manifest_key("pets", 224, "f" * 32) == version_prefix("pets", 224, "f" * 32) + "manifest.json"
+    )
+    assert latest_key("pets", 224) == "shards/pets/224/latest.json"
+
+
+def test_publishing_writes_the_manifest_and_the_pointer(folder_store):
+    assert publish_manifest(folder_store, manifest()) == manifest()
+    assert set(tree(folder_store)) == {manifest().key, latest_key("pets", 224)}
+    assert read_manifest(folder_store, "pets", 224, "f" * 32) == manifest()
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
+    pointer = json.loads(folder_store.get(latest_key("pets", 224)))
+    assert pointer == {"fingerprint": "f" * 32, "manifest": manifest().key, "format_version": 1}
+
+
+def test_nothing_published_is_none(folder_store):
+    assert read_manifest(folder_store, "pets", 224, "f" * 32) is None
+    assert read_latest(folder_store, "pets", 224) is None
+
+
+def test_what_was_published_stays_as_it_is(folder_store):
+    publish_manifest(folder_store, manifest())
+    before = tree(folder_store)
+    later = manifest(created_at="2030-01-01T00:00:00+00:00")
+    assert publish_manifest(folder_store, later) == manifest()
+    assert tree(folder_store) == before
+
+
+class _Counted:
+    """A real store that tells which keys were written."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.written: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        self._store.put(key, data, create=create)
+        self.written.append(key)
+
+
+def test_the_manifest_comes_first_and_the_pointer_last(folder_store):
+    counted = _Counted(folder_store)
+    publish_manifest(counted, manifest())  # type: ignore[arg-type]
+    assert counted.written == [manifest().key, latest_key("pets", 224)]
+
+
+def test_publishing_again_writes_nothing(folder_store):
+    publish_manifest(folder_store, manifest())
+    counted = _Counted(folder_store)
+    publish_manifest(counted, manifest())  # type: ignore[arg-type]
+    assert point_latest(counted, manifest()) is False  # type: ignore[arg-type]
+    assert counted.written == []
+
+
+def test_a_run_that_died_between_manifest_and_pointer_is_finished_by_the_next(folder_store):
+    folder_store.put(manifest().key, manifest().to_json())
+    assert publish_manifest(folder_store, manifest(created_at="later")) == manifest()
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
+
+
+def test_of_many_that_publish_at_once_one_counts_for_all(folder_store):
+    start = threading.Barrier(8)
+
+    def publish(number: int) -> Manifest:
+        start.wait()
+        return publish_manifest(folder_store, manifest(created_at=f"2026-01-0{number + 1}T00:00:00+00:00"))
+
+    with ThreadPoolExecutor(8) as pool:
+        published = list(pool.map(publish, range(8)))
+    assert len({each.created_at for each in published}) == 1
+    assert read_manifest(folder_store, "pets", 224, "f" * 32) == published[0]
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
+
+
+def test_the_pointer_moves_to_another_version_and_back(folder_store):
+    other = manifest(fingerprint="0" * 32)
+    publish_manifest(folder_store, manifest())
+    publish_manifest(folder_store, other)
+    assert read_latest(folder_store, "pets", 224) == "0" * 32
+    assert point_latest(folder_store, manifest()) is True
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
+    assert read_manifest(folder_store, "pets", 224, "0" * 32) == other
+
+
+def test_resolutions_have_pointers_of_their_own(folder_store):
+    publish_manifest(folder_store, manifest())
+    publish_manifest(folder_store, manifest(resolution=384, fingerprint="0" * 32))
+    assert (read_latest(folder_store, "pets", 224), read_latest(folder_store, "pets", 384)) == ("f" * 32, "0" * 32)
+
+
+DAMAGED = {
+    "empty": b"",
+    "cut off": manifest().to_json()[:-40],
+    "no object": b"[1, 2]",
+    "null": b"null",
+    "no json": b"<html>503</html>",
+    "no text": b"\xff\xfe\x00",
+    "an unknown key": json.dumps(json.loads(manifest().to_json()) | {"extra": 1}).encode(),
+    "a missing key": json.dumps({"format_version": 1, "dataset": "pets"}).encode(),
+    "a wrong type": json.dumps(json.loads(manifest().to_json()) | {"rows": "many"}).encode(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_manifest_is_an_error_that_names_it(folder_store, damage):
+    folder_store.put(manifest().key, DAMAGED[damage])
+    with pytest.raises(StoreError, match=r"manifest\.json"):
+        read_manifest(folder_store, "pets", 224, "f" * 32)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_a_manifest_of_another_format_is_an_error_that_says_which(version):
+    data = json.dumps(json.loads(manifest().to_json()) | {"format_version": version}).encode()
+    with pytest.raises(StoreError, match=f"expected format version 1, found {version}"):
+        Manifest.from_json(data, uri="u")
+
+
+@pytest.mark.parametrize("damage", [b"", b"null", b"[]", b"{}", b"<html>", b'"text"', b"\xff"])
+def test_a_damaged_pointer_is_an_error_until_something_is_published(folder_store, damage):
+    folder_store.put(latest_key("pets", 224), damage)
+    with pytest.raises(StoreError, match="publish to replace it"):
+        read_latest(folder_store, "pets", 224)
+    publish_manifest(folder_store, manifest())
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
+
+
+def test_publishing_onto_a_damaged_manifest_is_refused_and_moves_no_pointer(folder_store):
+    folder_store.put(manifest().key, b"{")
+    with pytest.raises(StoreError, match="is no manifest"):
+        publish_manifest(folder_store, manifest())
+    assert read_latest(folder_store, "pets", 224) is None
+
+
+def test_a_manifest_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        manifest().rows = 3
+    assert not dataclasses.is_dataclass(manifest())

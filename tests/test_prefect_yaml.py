@@ -1,0 +1,235 @@
+"""prefect.yaml: nothing in it that Prefect would drop or refuse, and what a server makes of it."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+from zoneinfo import ZoneInfo
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.flows import Flow, load_flow_from_entrypoint
+from pydantic import BaseModel
+
+from blocks.from_environment import main as create_blocks
+from imageshards.recipe import RESOLUTIONS
+
+FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
+POOL = "imageshards"
+COMMAND_SECONDS = 90
+
+
+def read_file() -> dict[str, Any]:
+    return yaml.safe_load(FILE.read_text())
+
+
+def deployments() -> list[dict[str, Any]]:
+    return read_file()["deployments"]
+
+
+each_deployment = pytest.mark.parametrize("deployment", deployments(), ids=lambda deployment: deployment["name"])
+
+
+def unknown_keys(model: type[BaseModel], data: Any, where: str = "") -> Iterator[str]:
+    """Keys of the data, at any depth, that the model has no field for; Prefect's own models drop them silently."""
+    if not isinstance(data, dict):
+        return
+    model.model_rebuild()  # until then, some fields are annotated by name
+    fields = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+    fields |= {name: field.annotation for name, field in model.model_fields.items()}
+    for key, value in data.items():
+        if key not in fields:
+            yield f"{where}{key}"
+            continue
+        nested = list(models_in(fields[key]))
+        if not nested:
+            continue
+        for number, item in enumerate(value if isinstance(value, list) else [value]):
+            place = f"{where}{key}[{number}]." if isinstance(value, list) else f"{where}{key}."
+            found = [list(unknown_keys(candidate, item, place)) for candidate in nested]
+            yield from min(found, key=len)
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that a field may hold, itself or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) in (list, Union, UnionType):
+        for argument in get_args(annotation):
+            yield from models_in(argument)
+
+
+def test_prefect_knows_every_key_of_the_file() -> None:
+    PrefectYamlModel.model_validate(read_file())
+    assert list(unknown_keys(PrefectYamlModel, read_file())) == []
+
+
+@pytest.mark.parametrize(
+    ("misspell", "found"),
+    [
+        (lambda data: data.update(deployment=[]), "deployment"),
+        (lambda data: data["deployments"][0].update(concurrency_limits=1), "deployments[0].concurrency_limits"),
+        (lambda data: data["deployments"][1].update(parameter={}), "deployments[1].parameter"),
+        (lambda data: data["deployments"][0]["work_pool"].update(queue="x"), "deployments[0].work_pool.queue"),
+        (
+            lambda data: data["deployments"][0]["concurrency_limit"].update(strategy="x"),
+            "deployments[0].concurrency_limit.strategy",
+        ),
+        (
+            lambda data: data["deployments"][0]["schedules"][0].update(time_zone="UTC"),
+            "deployments[0].schedules[0].time_zone",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_misspelt_key_would_be_found(misspell: Callable[[dict[str, Any]], None], found: str) -> None:
+    data = copy.deepcopy(read_file())
+    misspell(data)
+    assert list(unknown_keys(PrefectYamlModel, data)) == [found]
+
+
+def test_there_are_two_deployments_with_what_a_reader_needs() -> None:
+    assert [deployment["name"] for deployment in deployments()] == ["nightly", "manual"]
+    for deployment in deployments():
+        assert deployment["description"]
+        assert deployment["tags"]
+        assert deployment["work_pool"]["name"] == POOL
+
+
+@each_deployment
+def test_its_entrypoint_is_a_module_path_that_imports(deployment: dict[str, Any]) -> None:
+    assert ":" not in deployment["entrypoint"]  # which would put flows/ first on sys.path
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    assert isinstance(flow, Flow)
+    assert flow.fn.__module__ == "flows.pets"
+
+
+@each_deployment
+def test_its_parameters_are_the_flows_and_their_values_are_valid(deployment: dict[str, Any]) -> None:
+    flow = load_flow_from_entrypoint(deployment["entrypoint"])
+    assert set(deployment["parameters"]) <= set(flow.parameters.properties)
+    flow.validate_parameters(deployment["parameters"])
+
+
+@each_deployment
+def test_it_names_blocks_and_no_folder_as_a_workers_folder_is_temporary(deployment: dict[str, Any]) -> None:
+    assert deployment["parameters"]["store"].startswith("block:")
+    assert deployment["parameters"]["ray"].startswith("block:")
+
+
+def test_the_schedule_can_be_found_again_and_says_when() -> None:
+    nightly, manual = deployments()
+    assert "schedules" not in manual
+    assert len(nightly["schedules"]) == 1
+    schedule = nightly["schedules"][0]
+    assert {"slug", "active", "cron", "timezone"} <= set(schedule)
+    assert schedule["active"] is True
+    assert schedule["cron"] == "0 2 * * *"
+    CronSchedule(cron=schedule["cron"], timezone=str(ZoneInfo(schedule["timezone"])))
+
+
+@each_deployment
+def test_it_runs_one_at_a_time(deployment: dict[str, Any]) -> None:
+    expected = {"nightly": "CANCEL_NEW", "manual": "ENQUEUE"}[deployment["name"]]
+    assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": expected}
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_api: str) -> dict[str, DeploymentResponse]:
+    """The deployments as a server has them after `prefect deploy --all`."""
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/work_pools/", json={"name": POOL, "type": "process"}).raise_for_status()
+    command = [Path(sys.executable).with_name("prefect"), "--no-prompt", "deploy", "--all"]
+    subprocess.run(command, cwd=FILE.parent, capture_output=True, timeout=COMMAND_SECONDS, check=True)
+    with get_client(sync_client=True) as client:
+        return {deployment.name: deployment for deployment in client.read_deployments()}
+
+
+def test_a_server_takes_both_with_schedule_and_limit(deployed: dict[str, DeploymentResponse]) -> None:
+    assert set(deployed) == {"nightly", "manual"}
+    for name, deployment in deployed.items():
+        assert deployment.entrypoint == "flows.pets.pets"
+        assert deployment.work_pool_name == POOL
+        assert deployment.pull_steps == []
+        assert deployment.enforce_parameter_schema
+        assert deployment.global_concurrency_limit is not None
+        assert deployment.global_concurrency_limit.limit == 1
+        assert deployment.concurrency_options is not None
+        strategy = {"nightly": "CANCEL_NEW", "manual": "ENQUEUE"}[name]
+        assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy(strategy)
+        assert deployment.parameters == {"store": "block:pets", "ray": "block:ray", "resolutions": [224]}
+        assert name in deployment.tags
+    assert deployed["manual"].schedules == []
+    [schedule] = deployed["nightly"].schedules
+    assert schedule.active
+    assert schedule.slug == "nightly"
+    assert isinstance(schedule.schedule, CronSchedule)
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 2 * * *", "UTC")
+
+
+def test_the_form_has_a_multi_select_of_resolutions(deployed: dict[str, DeploymentResponse]) -> None:
+    resolutions = deployed["manual"].parameter_openapi_schema["properties"]["resolutions"]
+    assert resolutions["type"] == "array"
+    assert resolutions["items"]["enum"] == list(RESOLUTIONS)
+    assert resolutions["default"] == [224]
+    assert "224: ResNet" in resolutions["description"]
+
+
+def test_the_form_has_a_help_text_and_a_default_for_each_parameter(deployed: dict[str, DeploymentResponse]) -> None:
+    schema = deployed["manual"].parameter_openapi_schema
+    assert schema.get("required", []) == []
+    for name, field in schema["properties"].items():
+        assert field.get("description"), name
+        assert "default" in field, name
+    assert schema["properties"]["keep_unlisted"]["type"] == "boolean"
+    assert schema["properties"]["max_reject_fraction"]["type"] == "number"
+
+
+def test_the_form_of_the_recipe_has_help_ranges_and_choices(deployed: dict[str, DeploymentResponse]) -> None:
+    schema = deployed["manual"].parameter_openapi_schema
+    assert schema["properties"]["recipe"]["$ref"] == "#/definitions/Recipe"
+    recipe, augment = schema["definitions"]["Recipe"], schema["definitions"]["Augment"]
+    for model in (recipe, augment):
+        assert model["additionalProperties"] is False
+        for name, field in model["properties"].items():
+            assert field.get("description"), name
+            assert "default" in field, name
+    assert recipe["properties"]["fit"]["enum"] == ["center-crop", "letterbox", "stretch"]
+    assert recipe["properties"]["encoding_quality"]["minimum"] == 1
+    assert recipe["properties"]["encoding_quality"]["maximum"] == 100
+    assert augment["properties"]["copies"]["minimum"] == 0
+    assert augment["properties"]["horizontal_flip"]["maximum"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"resolutions": [225]}, {"recipe": {"fitt": "stretch"}}, {"recipe": {"crop_fraction": 2}}],
+    ids=str,
+)
+def test_a_server_refuses_a_run_with_wrong_parameters(
+    deployed: dict[str, DeploymentResponse], parameters: dict[str, Any]
+) -> None:
+    with get_client(sync_client=True) as client, pytest.raises(PrefectHTTPStatusError, match="Validation failed"):
+        client.create_flow_run_from_deployment(deployed["manual"].id, parameters=parameters)
+
+
+def test_the_blocks_it_names_are_those_that_the_environment_command_creates(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("IMAGESHARDS_STORE_URL", "data")
+    monkeypatch.setenv("IMAGESHARDS_RAY_ADDRESS", "local")
+    assert create_blocks([]) == 0
+    created = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    for deployment in deployments():
+        assert {deployment["parameters"][name] for name in ("store", "ray")} <= created
