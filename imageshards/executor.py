@@ -162,9 +162,8 @@ class Executor:
             )
             try:
                 for group in batch:
-                    if self._is_lost(handles[0], group):
+                    if self._is_lost(handles.popleft(), group):
                         lost.append(group)
-                    handles.popleft()
             finally:
                 for handle in handles:
                     self.backend.cancel(handle)

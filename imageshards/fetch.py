@@ -386,13 +386,14 @@ class _Download:
             match response.status_code:
                 case HTTPStatus.OK:
                     fresh = _Record.of(self.url, response.headers)
-                    return self._save(fresh, 0, _total_bytes(response), self._body(response))
+                    total = _total_bytes(response)
+                    return self._save(fresh, 0, total, self._body(response, 0, total))
                 case HTTPStatus.NOT_MODIFIED if kept is not None and part is None:
                     return self._fetched(kept, "cached")
                 case HTTPStatus.PARTIAL_CONTENT if part is not None:
                     start, total = _content_range(response)
                     self._check_continues(start == offset, part, response)
-                    return self._save(part, offset, total, self._body(response))
+                    return self._save(part, offset, total, self._body(response, offset, total))
                 case HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if part is not None:
                     _, total = _content_range(response)  # nothing is left to send if the part is whole
                     self._check_continues(total == offset, part, response)
@@ -421,13 +422,18 @@ class _Download:
             reason, transient = _network_reason(error)
             raise self._failure(reason, transient=transient) from None  # its text may hold the whole URL
 
-    def _body(self, response: requests.Response) -> Iterator[bytes]:
+    def _body(self, response: requests.Response, offset: int, total_bytes: int | None) -> Iterator[bytes]:
         """The bytes as they are sent: a `Content-Encoding` is part of the file here, not of its transport."""
+        received = offset
         try:
-            yield from response.raw.stream(_CHUNK_BYTES, decode_content=False)
+            for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+                received += len(chunk)
+                yield chunk
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason, _ = _network_reason(error)
-            raise self._failure(f"interrupted: {reason}", transient=True) from None
+            expected = f" of {total_bytes:,}" if total_bytes is not None else ""
+            message = f"interrupted after {received:,}{expected} bytes: {reason}"
+            raise self._failure(message, transient=True) from None
 
     def _save(self, record: _Record, offset: int, total_bytes: int | None, chunks: Iterator[bytes]) -> Fetched:
         """Write the chunks behind the first `offset` bytes of the part; check and publish the whole."""

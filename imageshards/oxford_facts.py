@@ -226,5 +226,5 @@ def _empty_trimaps(facts: Facts, observed: Observed) -> Check:
 
 
 def _check(name: str, expected: str, problems: Sequence[str]) -> Check:
-    found = f"{len(problems)} that differ" if problems else "so"
+    found = f"{len(problems)} otherwise" if problems else "as expected"
     return Check(name, not problems, expected, found, tuple(problems[:_EXAMPLES]))

@@ -16,6 +16,7 @@ from imageshards.survey import Survey
 
 MAX_CLASSES = 300
 MAX_SHARDS = 200
+DUPLICATES_SHOWN = 100
 """Longer tables would make the report heavy; the manifest has them all."""
 
 _MAX_BINS = 24
@@ -226,6 +227,7 @@ def view(manifest: Manifest, survey: Survey, *, left_out_names: Mapping[str, Seq
         "rejects": named_counts(manifest.rejects, REJECTS),
         "left_out": named_counts(manifest.left_out, LEFT_OUT),
         "left_out_names": left_out_names,
+        "duplicates": manifest.duplicates[:DUPLICATES_SHOWN],
         "members": named_counts(manifest.members, MEMBERS),
         "recipe": recipe_rows(manifest.recipe),
         "shards": manifest.shards[:MAX_SHARDS],

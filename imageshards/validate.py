@@ -19,11 +19,11 @@ from imageshards.decode import decode
 from imageshards.decoded import DecodePolicy
 from imageshards.duplicates import Duplicate, Hashed, find_duplicates, leaks
 from imageshards.errors import Check, ConfigError, SampleError, StoreError
-from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, IndexInfo, read_index
+from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, IndexInfo, read_index, sample_hash
 from imageshards.job import VersionResult
 from imageshards.manifest import PixelStatistics
 from imageshards.oxford_facts import Facts, Observed, check_facts
-from imageshards.plan import copies_of, version_prefix
+from imageshards.plan import bucket_of, copies_of, shard_name, version_prefix
 from imageshards.recipe import Recipe
 from imageshards.row_checks import RowChecker
 from imageshards.schema import BINARY_COLUMNS, METADATA_KEY, REJECTS_SCHEMA, shard_metadata, shard_schema
@@ -171,7 +171,7 @@ def validate_version(
         _copies(subject, rows),
         _annotations(index, rows),
         *_row_checks(shards),
-        _no_class_empty(subject, rows),
+        _no_class_empty(subject, index, rows),
         _rejects_table(subject, store, rejects),
         _reject_fraction(subject, rows, rejects),
         _leakage(subject, duplicates, unsearched),
@@ -204,10 +204,24 @@ def _read_local_shard(subject: Subject, index: _Index, shard: ShardResult, path:
             rows = file.read_row_group(group)
             checker.check(rows)
             tables.append(rows.select(small.names).replace_schema_metadata(None))
-    except (StoreError, pa.ArrowException, OSError) as error:
+    except (StoreError, pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
         return _ShardFindings(tables[0], checker.sums, file_problems={"shard-readable": f"{shard.name}: {error}"})
     differs = {} if found == shard else {"shard-digest": f"{shard.name}: expected {shard.sha256}, found {found.sha256}"}
-    return _ShardFindings(pa.concat_tables(tables), checker.sums, checker.problems, differs, checker.empty_trimaps)
+    table = pa.concat_tables(tables)
+    problems = {**checker.problems, "placement": _misplaced(subject, shard, table)}
+    return _ShardFindings(table, checker.sums, problems, differs, checker.empty_trimaps)
+
+
+def _misplaced(subject: Subject, shard: ShardResult, rows: pa.Table) -> list[str]:
+    """Images that belong into another shard, or elsewhere in this one."""
+    shards = sum(other.split == shard.split for other in subject.version.shards)
+    problems, last = [], (0, 0, "")
+    for image_id, split, copy in _pairs(rows, "image_id", "split", "copy"):
+        place = (copy, sample_hash(image_id), image_id)
+        if shard.name != shard_name(split, bucket_of(place[1], shards)) or place < last:
+            problems.append(image_id)
+        last = max(place, last)
+    return problems
 
 
 def _schema_problem(subject: Subject, shard: ShardResult, expected: pa.Schema, found: pa.Schema) -> str | None:
@@ -231,7 +245,7 @@ def _schema_problem(subject: Subject, shard: ShardResult, expected: pa.Schema, f
 
 def _check(name: str, expected: str, problems: Sequence[str], found: str | None = None) -> Check:
     shown = tuple(problems[:MAX_EXAMPLES])
-    described = found if found is not None else f"{len(problems)} that differ" if problems else "so"
+    described = found if found is not None else f"{len(problems)} otherwise" if problems else "as expected"
     return Check(name, not problems, expected, described, shown)
 
 
@@ -248,9 +262,13 @@ def _file_checks(shards: Sequence[_ShardFindings]) -> list[Check]:
 
 
 def _row_checks(shards: Sequence[_ShardFindings]) -> list[Check]:
+    expectations = {
+        **RowChecker.EXPECTATIONS,
+        "placement": "every row in the shard of its split and its hash, plain rows before copies, by hash",
+    }
     return [
         _check(name, expected, [image_id for shard in shards for image_id in shard.problems.get(name, ())])
-        for name, expected in RowChecker.EXPECTATIONS.items()
+        for name, expected in expectations.items()
     ]
 
 
@@ -297,23 +315,21 @@ def _annotations(index: _Index, rows: pa.Table) -> Check:
     return _check("annotations", "label, class, species, split and source of each row as the index has them", problems)
 
 
-def _no_class_empty(subject: Subject, rows: pa.Table) -> Check:
+def _no_class_empty(subject: Subject, index: _Index, rows: pa.Table) -> Check:
     classes = _classes(rows)
+    splits = {split for row in index.values() if (split := _split_of(subject, row))} - {UNLISTED_SPLIT}
     problems = [
         f"{split}/{name}"
-        for split, counts in classes.items()
-        if split != UNLISTED_SPLIT
+        for split in sorted(splits)
         for name in subject.info.class_names
-        if not counts.get(name)
+        if not classes.get(split, {}).get(name)
     ]
-    if not classes:
-        problems = ["no row at all"]
     return _check("no-class-empty", "rows of every class in every split", problems)
 
 
 def _rejects_table(subject: Subject, store: Store, rejects: Sequence[Reject]) -> Check:
     key = version_prefix(subject.dataset, subject.version.resolution, subject.version.fingerprint) + REJECTS_NAME
-    expected = f"{len(rejects)} rejects in {REJECTS_NAME}"
+    expected = f"{REJECTS_NAME} with the rejects of the shards: {len(rejects)}"
     try:
         table = pq.ParquetFile(pa.BufferReader(store.get(key))).read()
     except (pa.ArrowException, OSError, StoreError) as error:
@@ -422,7 +438,7 @@ def _findings(
 
 def _classes(rows: pa.Table) -> dict[str, dict[str, int]]:
     classes: dict[str, dict[str, int]] = {}
-    for (split, name), count in sorted(Counter(_pairs(rows, "split", "class_name")).items()):
+    for (split, name), count in sorted(Counter(_pairs(rows, "split", "class_name")).items(), key=str):
         classes.setdefault(split, {})[name] = count
     return classes
 

@@ -19,7 +19,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imageshards"
 
 
-@task(name="download", task_run_name="download {what}", **TASK_OPTIONS)
+RETRIES = 1
+"""`fetch` itself tries each address several times, with growing pauses."""
+
+
+@task(name="download", task_run_name="download {what}", **{**TASK_OPTIONS, "retries": RETRIES})
 def download(what: str, source: Source) -> Fetched:
     """Fetch one archive, unless it is there already and right.
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from imageshards.errors import ImageShardsError, TransientError
 
 STOP_TIMEOUT_SECONDS = 10.0
 _TAIL_LINES = 20
+_EXIT_BY_SIGNAL = 128  # and the signal's number, as shells have it
 _OUR_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN")
 
 
@@ -59,8 +62,9 @@ def run_local_driver(arguments: list[str], environment: Mapping[str, str], on_li
         finally:
             _stop(process)
     said = "\n".join(tail)
-    if status < 0:
-        raise TransientError(f"the local Ray driver was killed by signal {-status}; its last lines:\n{said}")
+    if status < 0 or status > _EXIT_BY_SIGNAL:  # the second where the driver catches the signal and cleans up
+        number = -status if status < 0 else status - _EXIT_BY_SIGNAL
+        raise TransientError(f"the local Ray driver was killed by signal {number}; its last lines:\n{said}")
     if status > 0:
         raise ImageShardsError(f"the local Ray driver ended with exit status {status}; its last lines:\n{said}")
 
@@ -90,6 +94,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    with suppress(ProcessLookupError):  # after a kill, Ray's agents would stay for another minute
+        os.killpg(process.pid, signal.SIGKILL)
     for stream in (process.stdin, process.stdout):
         if stream:
             stream.close()

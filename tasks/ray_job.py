@@ -7,6 +7,7 @@ waits for it, and a hook in another process finds it to stop it.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -34,6 +35,9 @@ OUTAGE_SECONDS = 120.0
 _MAX_JOBS = 20
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _LIVE = ("PENDING", "RUNNING")
+
+_HTTP_MISSING = re.compile(r"status code 404\b")
+"""In the text of Ray's error, which is all that tells; the ids of jobs, in that text too, may hold any digits."""
 
 
 def check_cluster(cluster: ClusterAccess) -> str:
@@ -75,11 +79,15 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
         status = _wait(client, cluster, job_id, on_line)
     except TransientError:
         raise  # the job goes on; the next attempt attaches to it
-    except BaseException:
-        stop_ray_jobs(cluster, run_id)
+    except BaseException as error:
+        try:
+            stop_ray_jobs(cluster, run_id)
+        except ImageShardsError as failure:  # what happened first is what counts
+            error.add_note(f"Ray job {job_id} may still run: {failure.message}")
         raise
     if status != "SUCCEEDED":
-        info = client.get_job_info(job_id)
+        with _ray_errors(cluster):
+            info = client.get_job_info(job_id)
         kind = ImageShardsError if (info.driver_exit_code or 0) > 0 else TransientError
         message = info.message or "no message"
         raise kind(f"Ray job {job_id} on {cluster.address} ended as {status}: {message[-2000:]}", job_id=job_id)
@@ -88,12 +96,13 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
 def stop_ray_jobs(cluster: ClusterAccess, run_id: str) -> list[str]:
     """Stop what a flow run left running on the cluster, and wait until it has stopped; returns the jobs' ids."""
     client = _client(cluster)
-    live = [job_id for job_id in _job_ids(run_id) if _status(client, job_id) in _LIVE]
-    for job_id in live:
-        client.stop_job(job_id)
-    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-    while time.monotonic() < deadline and any(_status(client, job_id) in _LIVE for job_id in live):
-        time.sleep(FIRST_POLL_SECONDS)
+    with _ray_errors(cluster):
+        live = [job_id for job_id in _job_ids(run_id) if _status(client, job_id) in _LIVE]
+        for job_id in live:
+            client.stop_job(job_id)
+        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+        while time.monotonic() < deadline and any(_status(client, job_id) in _LIVE for job_id in live):
+            time.sleep(FIRST_POLL_SECONDS)
     return live
 
 
@@ -103,9 +112,9 @@ def _job_ids(run_id: str) -> list[str]:
 
 def _submit_or_attach(client: JobSubmissionClient, cluster: ClusterAccess, run_id: str, arguments: list[str]) -> str:
     for job_id in _job_ids(run_id):
-        status = _status(client, job_id)
-        if status is None:
-            with _ray_errors(cluster):
+        with _ray_errors(cluster):
+            status = _status(client, job_id)
+            if status is None:
                 return client.submit_job(
                     submission_id=job_id,
                     entrypoint=_entrypoint(cluster, arguments),
@@ -144,14 +153,15 @@ def _wait(client: JobSubmissionClient, cluster: ClusterAccess, job_id: str, on_l
     last_answer = time.monotonic()
     while True:
         try:
-            status = _status(client, job_id)
-            logs = client.get_job_logs(job_id)
+            with _ray_errors(cluster):
+                status = _status(client, job_id)
+                logs = "" if status is None else client.get_job_logs(job_id)
             last_answer = time.monotonic()
-        except (RuntimeError, OSError) as error:
+        except TransientError as error:
             if time.monotonic() - last_answer > OUTAGE_SECONDS:
                 raise TransientError(
                     f"the Ray cluster at {cluster.address} did not answer for {OUTAGE_SECONDS:.0f} s "
-                    f"while job {job_id} ran: {_first_line(error)}"
+                    f"while job {job_id} ran: {error.message}"
                 ) from error
             status, logs = "RUNNING", ""
         complete = logs.rfind("\n") + 1 if status in _LIVE else len(logs)
@@ -173,7 +183,7 @@ def _status(client: JobSubmissionClient, job_id: str) -> str | None:
     try:
         return str(client.get_job_status(job_id).value)
     except RuntimeError as error:
-        if "404" in str(error):
+        if _HTTP_MISSING.search(str(error)):
             return None
         raise
 
@@ -188,22 +198,28 @@ def _client(cluster: ClusterAccess) -> JobSubmissionClient:
             return super()._do_request(*arguments, **{"timeout": REQUEST_TIMEOUT_SECONDS, **options})
 
     headers = {"Authorization": f"Bearer {cluster.token}"} if cluster.token else None
-    with _ray_errors(cluster), _without(_ADDRESS_VARIABLES):
-        return Client(cluster.address, headers=headers)
+    try:
+        with _ray_errors(cluster), _without(_ADDRESS_VARIABLES):
+            return Client(cluster.address, headers=headers)
+    except (LookupError, TypeError, ValueError) as error:  # it looks for Ray's version in whatever JSON it gets
+        raise ConfigError(f"what answers at {cluster.address} is not Ray's Jobs API: check address and port") from error
 
 
 @contextmanager
 def _ray_errors(cluster: ClusterAccess) -> Iterator[None]:
+    from ray.exceptions import AuthenticationError  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
+
     try:
         yield
+    except AuthenticationError as error:
+        raise StoreError(
+            f"the Ray cluster at {cluster.address} refuses: {_first_line(error)}; put its token into a "
+            "ray-cluster block, or into RAY_AUTH_TOKEN"
+        ) from error
     except RuntimeError as error:
-        text = str(error)
-        if "401" in text or "403" in text or "uthenti" in text:
-            raise StoreError(
-                f"the Ray cluster at {cluster.address} refuses: {_first_line(error)}; put its token into a "
-                "ray-cluster block, or into RAY_AUTH_TOKEN"
-            ) from error
-        raise TransientError(f"the Ray cluster at {cluster.address} answers with an error: {text[-2000:]}") from error
+        raise TransientError(
+            f"the Ray cluster at {cluster.address} answers with an error: {str(error)[-2000:]}"
+        ) from error
     except OSError as error:  # requests' and Ray's own ConnectionError among them
         raise TransientError(
             f"no Ray cluster answers at {cluster.address}: {_first_line(error)}; check the address "

@@ -17,6 +17,7 @@ from imageshards.sample import SampleArchives, SampleSpec, write_sample
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_TIMEOUT_SECONDS = 240
+DRAWN = SampleSpec(per_class=4, median_long_side_px=120)
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,15 @@ def pets(cli_environment: dict[str, str]) -> Pets:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> SampleArchives:
-    """A drawn archive with every kind of fault; small, so that its one unusable image is many in a hundred."""
-    return write_sample(tmp_path_factory.mktemp("drawn"), SampleSpec(per_class=2, median_long_side_px=120))
+    """A drawn archive with every kind of fault; two images of each class in each split, for one cannot be used."""
+    return write_sample(tmp_path_factory.mktemp("drawn"), DRAWN)
+
+
+@pytest.fixture(scope="session")
+def finished(pets: Pets, drawn: SampleArchives, tmp_path_factory: pytest.TempPathFactory) -> tuple[CliRun, Path]:
+    """One run of the drawn archive into a folder, and the folder; not to be changed."""
+    store = tmp_path_factory.mktemp("finished")
+    return pets(*archives(drawn), "--store", str(store)), store
 
 
 def archives(sample: SampleArchives) -> list[str]:

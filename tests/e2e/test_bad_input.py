@@ -153,14 +153,9 @@ def test_a_ray_address_where_nothing_listens_is_found_before_any_work(
     ("options", "said"),
     [
         (["--resolutions", "0"], "0"),
-        (["--resolutions", "many"], "many"),
         (["--recipe", "no-such-file.yaml"], "no-such-file.yaml"),
-        (["--max-reject-fraction", "2"], "max_reject_fraction"),
-        (["--images-sha256", "xyz"], "xyz"),
-        (["--ray", "ray://head:10001"], "ray://head:10001"),
         (["--store", "gs://bucket"], "gs://bucket"),
         (["--store", "block:there-is-none"], "there-is-none"),
-        (["--colour"], "--colour"),
     ],
 )
 def test_wrong_usage_ends_with_status_2(

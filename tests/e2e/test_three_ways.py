@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from imageshards.sample import SampleArchives
 from imageshards.store import Store, open_store
 from tests.conftest import RayHead, S3Server
-from tests.e2e.conftest import Pets, archives
+from tests.e2e.conftest import CliRun, Pets, archives
 
 REAL_RESOLUTIONS = ("224", "384")
 
@@ -107,16 +108,21 @@ def test_odd_photographs_end_as_their_description_says(pets: Pets, shared_sample
 
 
 def test_drawn_archives_give_the_same_shards_in_a_folder_on_moto_and_on_a_ray_cluster(
-    pets: Pets, drawn: SampleArchives, moto: S3Server, ray_head: RayHead, tmp_path: Path
+    pets: Pets,
+    finished: tuple[CliRun, Path],
+    drawn: SampleArchives,
+    moto: S3Server,
+    ray_head: RayHead,
+    tmp_path: Path,
 ) -> None:
     bucket = moto.new_bucket()
-    folder = pets(*archives(drawn), "--store", str(tmp_path / "folder"))
+    folder, folder_path = finished
     s3 = pets(*archives(drawn), "--store", f"s3://{bucket}", env=moto.environment)
     cluster = pets(*archives(drawn), "--store", str(tmp_path / "cluster"), "--ray", ray_head.address)
 
     for run in (folder, s3, cluster):
         assert accounted(run.summary["results"][0]) == drawn.expected["jpg_members"]
-    stores = [open_store(str(tmp_path / "folder")), moto.store(bucket), open_store(str(tmp_path / "cluster"))]
+    stores = [open_store(str(folder_path)), moto.store(bucket), open_store(str(tmp_path / "cluster"))]
     first, *others = [shard_digests(store) for store in stores]
     assert first
     assert all(other == first for other in others)
@@ -124,24 +130,33 @@ def test_drawn_archives_give_the_same_shards_in_a_folder_on_moto_and_on_a_ray_cl
         assert {info.key.split("/")[0] for info in store.list()} == {"raw", "shards"}
 
 
-def test_a_second_run_is_unchanged_and_writes_nothing(pets: Pets, drawn: SampleArchives, tmp_path: Path) -> None:
-    first = pets(*archives(drawn), "--store", str(tmp_path))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    second = pets(*archives(drawn), "--store", str(tmp_path))
+def test_a_second_run_is_unchanged_and_writes_nothing(
+    pets: Pets, finished: tuple[CliRun, Path], drawn: SampleArchives
+) -> None:
+    first, store = finished
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    second = pets(*archives(drawn), "--store", str(store))
 
     assert second.summary["results"][0]["status"] == "unchanged"
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
     told = [dict(run.summary["results"][0], status=None, seconds=None) for run in (first, second)]
     assert told[0] == told[1]
 
 
-def test_a_shard_opens_with_pyarrow_alone_and_without_a_copy(pets: Pets, drawn: SampleArchives, tmp_path: Path) -> None:
-    run = pets(*archives(drawn), "--store", str(tmp_path))
-    version = Path(run.summary["results"][0]["manifest"].removeprefix("file://")).parent
-    table = pq.read_table(version / "trainval-00000.parquet", columns=["image", "label"])
-    column = table["image"].combine_chunks()
-    column = column.chunk(0) if hasattr(column, "num_chunks") else column
-    images = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 224, 224, 3)
-    assert images.shape == (table.num_rows, 224, 224, 3)
-    assert images.base is not None
-    assert images.std() > 10
+def test_a_shard_opens_with_pyarrow_alone_and_without_a_copy(finished: tuple[CliRun, Path]) -> None:
+    version = Path(finished[0].summary["results"][0]["manifest"].removeprefix("file://")).parent
+    program = """
+import sys, numpy as np, pyarrow.parquet as pq
+table = pq.read_table(sys.argv[1], columns=["image", "label"])
+column = table["image"].combine_chunks()
+column = column.chunk(0) if hasattr(column, "num_chunks") else column
+images = np.frombuffer(column.buffers()[1], np.uint8).reshape(-1, 224, 224, 3)
+assert images.base is not None
+assert not [name for name in sys.modules if name.startswith("imageshards")]
+print(images.shape[0], table.num_rows, images.std() > 10)
+"""
+    shard = str(version / "trainval-00000.parquet")
+    found = subprocess.run([sys.executable, "-c", program, shard], cwd="/", capture_output=True, text=True, check=True)
+    count, rows, varied = found.stdout.split()
+    assert count == rows
+    assert varied == "True"

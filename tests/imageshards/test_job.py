@@ -26,6 +26,7 @@ from imageshards.store import StoreSpec
 from tests.imageshards.recipes import recipes
 
 SPEC = {
+    "spec_version": 1,
     "dataset": "pets",
     "index_key": "raw/pets/index/a.parquet",
     "raw_store": {"url": "s3://raw-bucket/prefix", "endpoint_url": "http://127.0.0.1:7480", "credentials_env": "RAW_"},
@@ -86,11 +87,11 @@ def test_a_spec_of_another_version_is_refused_with_what_to_do(version):
 
 def test_an_impossible_store_keeps_its_own_error():
     with pytest.raises(ConfigError, match="ftp"):
-        JobSpec.from_json(spec_json(spec_version=1, store={"url": "ftp://host/x"}), uri=URI)
+        JobSpec.from_json(spec_json(store={"url": "ftp://host/x"}), uri=URI)
 
 
 def test_a_spec_cannot_be_changed():
-    spec = JobSpec.from_json(spec_json(spec_version=1), uri=URI)
+    spec = JobSpec.from_json(spec_json(), uri=URI)
     with pytest.raises(ValueError, match="frozen"):
         spec.dataset = "other"
 
