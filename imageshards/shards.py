@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -109,13 +109,13 @@ def build_unit(build: Build, unit: Unit, *, raw_store: Store, store: Store) -> l
     rows = unit_rows(build, unit, raw_store)
     copies = copies_of(build.recipe, unit.split)
     results: list[ShardResult] = []
-    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, _fetchers() as pool, ExitStack() as stack:
         outputs = [
             stack.enter_context(_Output(build, version, unit, rows, store=store, folder=Path(folder)))
             for version in versions
         ]
         for copy in range(copies + 1):
-            for row, sample in _samples(build, rows, unit.split, raw_store):
+            for row, sample in _samples(build, rows, unit.split, raw_store, pool):
                 for output in outputs:
                     output.take(row, sample, copy)
         for output in outputs:
@@ -127,40 +127,43 @@ def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, Pix
     """Sum the pixels of a unit's plain images before normalization, by resolution; rejects are passed over."""
     versions = [version for version in build.versions if version.resolution in unit.resolutions]
     sums = {version.resolution: PixelSums.zero(build.recipe.channels) for version in versions}
-    for row, sample in _samples(build, unit_rows(build, unit, raw_store), unit.split, raw_store):
-        for version in versions:
-            try:
-                if isinstance(sample, SampleError):
-                    raise sample
-                prepared = prepare_unnormalized(
-                    sample.picture, build.recipe, resolution=version.resolution, image_id=row.image_id
-                )
-            except SampleError:
+    rows = unit_rows(build, unit, raw_store)
+    with _fetchers() as pool:
+        for row, sample in _samples(build, rows, unit.split, raw_store, pool):
+            if isinstance(sample, SampleError):
                 continue  # noted as a reject when the shards are built
-            sums[version.resolution] += PixelSums.of(prepared.pixels)
+            for version in versions:
+                try:
+                    prepared = prepare_unnormalized(
+                        sample.picture, build.recipe, resolution=version.resolution, image_id=row.image_id
+                    )
+                except SampleError:
+                    continue  # likewise
+                sums[version.resolution] += PixelSums.of(prepared.pixels)
     return sums
 
 
 def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_store: Store) -> None:
     """Do all that `build_unit` does with these images, and write nothing."""
     statistics = ChannelStatistics((0.0,) * build.recipe.channels, (1.0,) * build.recipe.channels)
-    for row, sample in _samples(build, rows, unit.split, raw_store):
-        for resolution in unit.resolutions:
-            for copy in range(copies_of(build.recipe, unit.split) + 1):
-                if isinstance(sample, SampleError):
-                    continue
-                try:
-                    prepared = prepare(
-                        sample.picture,
-                        build.recipe,
-                        resolution=resolution,
-                        image_id=row.image_id,
-                        copy=copy,
-                        statistics=statistics,
-                    )
-                except SampleError:
-                    continue
-                _stored_form(prepared, build.recipe)
+    with _fetchers() as pool:
+        for row, sample in _samples(build, rows, unit.split, raw_store, pool):
+            if isinstance(sample, SampleError):
+                continue
+            for resolution in unit.resolutions:
+                for copy in range(copies_of(build.recipe, unit.split) + 1):
+                    try:
+                        prepared = prepare(
+                            sample.picture,
+                            build.recipe,
+                            resolution=resolution,
+                            image_id=row.image_id,
+                            copy=copy,
+                            statistics=statistics,
+                        )
+                    except SampleError:
+                        continue
+                    _stored_form(prepared, build.recipe)
 
 
 class _Output:
@@ -191,13 +194,13 @@ class _Output:
     def take(self, row: IndexRow, sample: _Sample | SampleError, copy: int) -> None:
         """Write a row for the sample, or note why there is none."""
         writer = self._writer_of(bucket_of(row.sample_hash, self._version.shards[self._unit.split]))
+        if isinstance(sample, SampleError):
+            self._refuse(writer, row, sample, copy)
+            return
         try:
-            if isinstance(sample, SampleError):
-                raise sample
             prepared = self._prepare(row, sample, copy)
         except SampleError as error:
-            if copy == 0:
-                writer.reject(_reject(row, self._unit.split, error))
+            self._refuse(writer, row, error, copy)
             return
         image = _stored_form(prepared, self._build.recipe)
         writer.append(_columns(sample.columns, prepared, copy), image=image, trimap=prepared.trimap)
@@ -209,6 +212,10 @@ class _Output:
             if self._pending:
                 self._open()
         return self._results
+
+    def _refuse(self, writer: ShardWriter, row: IndexRow, error: SampleError, copy: int) -> None:
+        if copy == 0:
+            writer.reject(_reject(row, self._unit.split, error))
 
     def _prepare(self, row: IndexRow, sample: _Sample, copy: int) -> Prepared:
         return prepare(
@@ -297,38 +304,55 @@ def _reject(row: IndexRow, split: str, error: SampleError) -> Reject:
     )
 
 
+@contextmanager
+def _fetchers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that fetch; to be entered by a function, never within a generator that hands out samples.
+
+    The garbage collector may finish such a generator in whatever thread it runs in just then, under whatever lock:
+    there, waiting for the threads' end was seen to wait for ever.
+    """
+    pool = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def _samples(
-    build: Build, rows: Sequence[IndexRow], split: str, store: Store
+    build: Build, rows: Sequence[IndexRow], split: str, store: Store, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[IndexRow, _Sample | SampleError]]:
     healthy = [row for row in rows if row.image_id not in build.poison]
-    fetched = _fetch_ahead(healthy, store)
+    fetched = _fetch_ahead(healthy, store, pool)
     for row in rows:
         if row.image_id in build.poison:
             yield row, SampleError(build.poison[row.image_id], reason=RejectReason.WORKER_CRASH)
             continue
         image, trimap = next(fetched)
+        sample: _Sample | SampleError
         try:
-            yield row, _decode(row, split, image, trimap, build.recipe)
+            sample = _decode(row, split, image, trimap, build.recipe)
         except SampleError as error:
-            yield row, error
+            sample = error.with_traceback(None)  # which holds the pixels of every frame it went through
+        yield row, sample
 
 
-def _fetch_ahead(rows: Sequence[IndexRow], store: Store) -> Iterator[tuple[bytes, bytes | None]]:
+def _fetch_ahead(
+    rows: Sequence[IndexRow], store: Store, pool: ThreadPoolExecutor
+) -> Iterator[tuple[bytes, bytes | None]]:
     """The bytes of image and trimap of each row, in order, read before they are asked for."""
     ahead: deque[tuple[int, Future[bytes], Future[bytes] | None]] = deque()
     waiting = deque(rows)
     ahead_bytes = 0
-    with ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch") as pool:
-        while waiting or ahead:
-            while waiting and len(ahead) < _IMAGES_AHEAD and (ahead_bytes < _BYTES_AHEAD or not ahead):
-                row = waiting.popleft()
-                image = pool.submit(_get, store, row.source_key, row.source_sha256)
-                trimap = pool.submit(_get, store, row.trimap_key, row.trimap_sha256 or "") if row.trimap_key else None
-                ahead.append((row.source_size_bytes, image, trimap))
-                ahead_bytes += row.source_size_bytes
-            size_bytes, image, trimap = ahead.popleft()
-            yield image.result(), trimap.result() if trimap else None
-            ahead_bytes -= size_bytes
+    while waiting or ahead:
+        while waiting and len(ahead) < _IMAGES_AHEAD and (ahead_bytes < _BYTES_AHEAD or not ahead):
+            row = waiting.popleft()
+            image = pool.submit(_get, store, row.source_key, row.source_sha256)
+            trimap = pool.submit(_get, store, row.trimap_key, row.trimap_sha256 or "") if row.trimap_key else None
+            ahead.append((row.source_size_bytes, image, trimap))
+            ahead_bytes += row.source_size_bytes
+        size_bytes, image, trimap = ahead.popleft()
+        yield image.result(), trimap.result() if trimap else None
+        ahead_bytes -= size_bytes
 
 
 def _get(store: Store, key: str, sha256: str) -> bytes:

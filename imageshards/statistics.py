@@ -43,7 +43,8 @@ class PixelSums:
         width, channels = pixels.shape[-2:]
         if pixels.dtype != np.uint8:
             values = pixels.reshape(-1, channels).astype(np.float64)
-            return cls(len(values), tuple(values.sum(axis=0)), tuple(np.einsum("ij,ij->j", values, values)))
+            squares = np.einsum("ij,ij->j", values, values)
+            return cls(len(values), tuple(values.sum(axis=0).tolist()), tuple(squares.tolist()))
         lines = pixels.reshape(-1, width * channels)
         total = np.zeros(width * channels, np.int64)
         squares = np.zeros(width * channels, np.int64)

@@ -108,7 +108,7 @@ def test_the_annotations_archive_is_no_images_archive(pets: Pets, drawn: SampleA
 def test_annotations_of_another_dataset_are_refused(
     pets: Pets, drawn: SampleArchives, store: Path, tmp_path: Path
 ) -> None:
-    other = write_sample(tmp_path / "other", SampleSpec(per_class=4, median_long_side_px=60))
+    other = write_sample(tmp_path / "other", SampleSpec(per_class=6, median_long_side_px=60))
     run = pets("--images", str(drawn.images), "--annotations", str(other.annotations), "--store", str(store))
     assert run.status == 1
     assert "belong to the same dataset" in run.error

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from imageshards.sample import SampleArchives
-from tests.e2e.conftest import ROOT, Pets, archives
+from tests.e2e.conftest import ROOT, CliRun, Pets, archives
 
 WAIT_SECONDS = 90.0
 
@@ -44,10 +44,14 @@ def wait_until(condition: object, what: str) -> None:
 
 
 def test_a_killed_run_is_finished_by_the_next_without_rebuilding(
-    pets: Pets, cli_environment: dict[str, str], drawn: SampleArchives, tmp_path: Path
+    pets: Pets,
+    finished: tuple[CliRun, Path],
+    cli_environment: dict[str, str],
+    drawn: SampleArchives,
+    tmp_path: Path,
 ) -> None:
-    options = [*archives(drawn), "--resolutions", "224", "448"]
-    store, whole = tmp_path / "killed", tmp_path / "whole"
+    options = archives(drawn)
+    store = tmp_path / "killed"
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.pets", *options, "--store", str(store)],
         cwd=ROOT,
@@ -67,12 +71,10 @@ def test_a_killed_run_is_finished_by_the_next_without_rebuilding(
 
     kept = {path: (store / path).stat().st_mtime_ns for path in shards(store)}
     assert kept
-    finished = pets(*options, "--store", str(store))
-    assert [result["status"] for result in finished.summary["results"]] == ["built", "built"]
+    second = pets(*options, "--store", str(store))
+    assert [result["status"] for result in second.summary["results"]] == ["built"]
     assert {path: (store / path).stat().st_mtime_ns for path in kept} == kept
-
-    pets(*options, "--store", str(whole))
-    assert shards(store) == shards(whole)
+    assert shards(store) == shards(finished[1])
 
 
 def test_an_interrupted_run_leaves_no_process_and_publishes_nothing(

@@ -116,6 +116,14 @@ def upload_drawn(folder: Path, spec: SampleSpec) -> Drawn:
     return Drawn(info, store, archives, sample.expected)
 
 
+def copy_of_raw(drawn: Drawn, folder: Path) -> Store:
+    """The raw store again, in a new folder, to be tampered with."""
+    source = drawn.store.local_path("raw")
+    assert source is not None
+    shutil.copytree(source, folder / "raw")
+    return open_store(str(folder))
+
+
 @dataclass(frozen=True)
 class Built:
     """Versions built from the drawn sample: their shards and rejects lie in a store."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
-import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from imageshards.shards import build_unit, measure_unit, probe_images, unit_rows
 from imageshards.statistics import PixelSums
 from imageshards.store import Store, open_store
 from imageshards.transform import Picture, prepare
-from tests.imageshards.small_dataset import Built, Drawn, build_drawn, measured, plan_drawn, tree
+from tests.imageshards.small_dataset import Built, Drawn, build_drawn, copy_of_raw, measured, plan_drawn, tree
 
 AUGMENTED = Recipe(augment=Augment(copies=2, horizontal_flip=0.5, rotation_degrees=10))
 
@@ -156,14 +157,6 @@ def test_rows_lie_in_the_order_of_their_hash(built):
         assert found != sorted(found)
 
 
-def copy_of_raw(drawn: Drawn, tmp_path: Path) -> Store:
-    """The raw store again, to be tampered with."""
-    source = drawn.store.local_path("raw")
-    assert source is not None
-    shutil.copytree(source, tmp_path / "raw" / "raw")
-    return open_store(str(tmp_path / "raw"))
-
-
 def with_changed(
     drawn: Drawn,
     tmp_path: Path,
@@ -174,7 +167,7 @@ def with_changed(
     **changes: Any,
 ) -> Drawn:
     """The sample with another content of one image, and an index that says so."""
-    raw = copy_of_raw(drawn, tmp_path)
+    raw = copy_of_raw(drawn, tmp_path / "raw")
     rows = {row.image_id: row for row in index_rows(read_index(raw, drawn.info.key))}
     row = rows[image_id]
     if image is not None:
@@ -362,7 +355,7 @@ def _some_row(drawn: Drawn, store: Store) -> IndexRow:
 
 @pytest.mark.parametrize("field", ["source_key", "trimap_key"])
 def test_a_missing_raw_object_fails_the_unit_and_says_what_to_do(drawn, tmp_path, field):
-    raw = copy_of_raw(drawn, tmp_path)
+    raw = copy_of_raw(drawn, tmp_path / "raw")
     raw.delete(getattr(_some_row(drawn, raw), field))
     with pytest.raises(ObjectMissingError, match="which the index refers to, is gone; delete the index object"):
         build_drawn(dataclasses.replace(drawn, store=raw), open_store(str(tmp_path / "out")))
@@ -370,7 +363,7 @@ def test_a_missing_raw_object_fails_the_unit_and_says_what_to_do(drawn, tmp_path
 
 @pytest.mark.parametrize("field", ["source_key", "trimap_key"])
 def test_a_raw_object_with_another_digest_fails_the_unit(drawn, tmp_path, field):
-    raw = copy_of_raw(drawn, tmp_path)
+    raw = copy_of_raw(drawn, tmp_path / "raw")
     row = _some_row(drawn, raw)
     raw.put(getattr(row, field), b"something else")
     with pytest.raises(StoreError, match=r"is not what the index says: expected sha256 .*, found .*delete it"):
@@ -381,7 +374,7 @@ def test_a_unit_that_fails_leaves_no_shard_of_its_own_and_no_scratch(drawn, tmp_
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    raw = copy_of_raw(drawn, tmp_path)
+    raw = copy_of_raw(drawn, tmp_path / "raw")
     raw.delete(_some_row(drawn, raw).source_key)
     store = open_store(str(tmp_path / "out"))
     build, units = plan_drawn(drawn)
@@ -394,7 +387,7 @@ def test_a_unit_that_fails_leaves_no_shard_of_its_own_and_no_scratch(drawn, tmp_
 
 
 def test_a_poisonous_image_is_rejected_unseen(drawn, tmp_path, built):
-    raw = copy_of_raw(drawn, tmp_path)
+    raw = copy_of_raw(drawn, tmp_path / "raw")
     victim = _some_row(drawn, raw)
     raw.delete(victim.source_key)
     poisoned = build_drawn(
@@ -494,6 +487,42 @@ def test_statistics_do_not_depend_on_the_number_of_units(drawn, monkeypatch):
     assert len(units) > 8
     many = measured(build, units[::-1], drawn)
     assert [version.statistics for version in many.versions] == [version.statistics for version in one.versions]
+
+
+@pytest.fixture
+def no_garbage_collection():
+    """Only what is let go of on purpose goes."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def fetching_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("fetch")]
+
+
+@pytest.mark.parametrize("damage", ["none", "missing object"])
+def test_no_thread_is_left_to_the_garbage_collector(no_garbage_collection, drawn, tmp_path, damage):
+    """Where it ended them, in a thread that was just starting, that thread waited for ever."""
+    raw = copy_of_raw(drawn, tmp_path / "raw")
+    if damage == "missing object":
+        raw.delete(index_of(drawn)["pug_98"].source_key)
+    out = open_store(str(tmp_path / "out"))
+    build, units = plan_drawn(drawn, recipe=Recipe(fit="letterbox", upscale="reject"))
+    unit = next(unit for unit in units if unit.split == "trainval")
+    rows = unit_rows(build, unit, raw)
+    for work in (
+        lambda: build_unit(build, unit, raw_store=raw, store=out),
+        lambda: measure_unit(build, unit, raw_store=raw),
+        lambda: probe_images(build, unit, rows, raw_store=raw),
+    ):
+        try:
+            work()
+        except ObjectMissingError as error:
+            kept = error
+        assert fetching_threads() == []
+    assert damage == "none" or "pug_98" in kept.message
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), Recipe(encoding="webp"), Recipe(dtype="float16", normalize="dataset")])
