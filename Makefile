@@ -22,11 +22,11 @@ clean:
 	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
 constraints: .venv/ready
-	$(BIN)/uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade pyproject.toml -o constraints.txt
+	$(BIN)/uv pip compile --system-certs --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade pyproject.toml -o constraints.txt
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imageshards needs Python 3.11 or newer; name it with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv -c constraints.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@

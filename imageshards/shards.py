@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from imageshards.decode import decode, decode_trimap, suffix_disagrees, upright, upright_box
 from imageshards.decoded import Decoded, DecodePolicy, Repair
 from imageshards.duplicates import perceptual_hash
@@ -289,13 +291,22 @@ def _stored_form(prepared: Prepared, recipe: Recipe) -> Any:
 
 
 def _columns(columns: Mapping[str, Any], prepared: Prepared, copy: int) -> dict[str, Any]:
+    head_box, visible = prepared.head_box, prepared.head_box_visible
+    if head_box is not None and not _has_area(head_box, visible):
+        head_box, visible = None, 0.0
     return {
         **columns,
         "copy": copy,
-        "head_box": prepared.head_box,
-        "head_box_visible": prepared.head_box_visible,
+        "head_box": head_box,
+        "head_box_visible": visible,
         "upscaled": prepared.upscaled,
     }
+
+
+def _has_area(box: Box, visible: float | None) -> bool:
+    """Whether a box is more than a sliver that float32, in which it is stored, does not hold."""
+    xmin, ymin, xmax, ymax, share = np.array([*box, visible or 0.0], np.float32).tolist()
+    return bool(xmin < xmax and ymin < ymax and share > 0)
 
 
 def _reject(row: IndexRow, split: str, error: SampleError) -> Reject:

@@ -429,6 +429,15 @@ def test_a_box_is_kept_clipped_or_rejected(drawn, tmp_path, where):
         assert row["repairs"] == repairs
 
 
+def test_a_box_too_thin_to_be_stored_is_gone(drawn, tmp_path):
+    """A crop may leave less of a box than float32 tells from nothing."""
+    sliver = (9.0, 9.0, 9.0 + 1e-9, 20.0)
+    changed = with_changed(drawn, tmp_path, "pug_98", head_box=sliver, head_box_frame=None)
+    built = build_drawn(changed, open_store(str(tmp_path / "out")), recipe=Recipe(fit="stretch"))
+    (row,) = (row for row in built.rows().to_pylist() if row["image_id"] == "pug_98")
+    assert (row["head_box"], row["head_box_visible"]) == (None, 0.0)
+
+
 @pytest.mark.parametrize("drawn_on", ["upright", "stored"])
 def test_annotations_of_a_rotated_image_are_upright_whichever_way_they_were_drawn(drawn, tmp_path, built, drawn_on):
     """The drawn pug_96 is stored rotated, its annotations are upright; here they are also tried as stored."""
