@@ -16,7 +16,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 bench: .venv/ready
-	$(BIN)/python -m benchmarks.run
+	$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.differences
 
 clean:
 	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
