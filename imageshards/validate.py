@@ -197,7 +197,7 @@ def _read_local_shard(subject: Subject, index: _Index, shard: ShardResult, path:
     tables = [small.empty_table()]
     try:
         found = read_shard_result(path, resolution=shard.resolution, name=shard.name)
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         if problem := _schema_problem(subject, shard, schema, file.schema_arrow):
             return _ShardFindings(tables[0], checker.sums, file_problems={"schema": problem})
         for group in range(file.num_row_groups):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -69,6 +70,24 @@ def terminal_progress() -> Iterator[None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         _bars.append(bars)
         try:
-            yield
+            with _logs_above(bars.console):
+                yield
         finally:
             _bars.remove(bars)
+
+
+@contextmanager
+def _logs_above(console: Console) -> Iterator[None]:
+    """Let Prefect write its log lines through the console of the bars, which puts them above the bars."""
+    loggers = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
+    handlers = {
+        handler for logger in loggers for handler in logger.handlers if isinstance(handler, PrefectConsoleHandler)
+    }
+    held = {handler: handler.console for handler in handlers}
+    for handler in handlers:
+        handler.console = console
+    try:
+        yield
+    finally:
+        for handler, own in held.items():
+            handler.console = own

@@ -241,7 +241,9 @@ def test_no_secret_leaves_the_process_on_the_way_to_a_cluster(
         "job's log": JobSubmissionClient(ray_head.address).get_job_logs(job.submission_id or ""),
     }
     assert not [where for where, text in shown.items() if MARKER in text]
+    assert any(b"block:marked-store" in path.read_bytes() for path in database_files())  # so one can search there
     assert not [path for path in database_files() if holds_marker(path)]
+    assert any(str(recorded.run.id).encode() in path.read_bytes() for path in ray_head.logs())
     assert not [path for path in ray_head.logs() if holds_marker(path)]
     assert not [info.key for info in store.list() if MARKER.encode() in store.get(info.key)]
     assert {info.key.split("/")[1] for info in store.list()} == {"raw", "shards"}

@@ -88,7 +88,7 @@ def some_rows(count: int) -> list[IndexRow]:
     return [dataclasses.replace(ROW, image_id=f"beagle_{n}", split=splits[n % 3]) for n in range(count)]
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(rows=rows_strategy)
 def test_what_is_written_is_read_back(scratch, rows):
     write_index(scratch, rows, info=info_of(rows))

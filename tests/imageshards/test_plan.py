@@ -66,7 +66,7 @@ def test_buckets_nest(hash_, buckets, further):
     assert bucket_of(hash_, buckets << further) >> further == bucket_of(hash_, buckets)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(split_sizes, plain_or_augmented, resolution_sets, st.lists(hashes, max_size=20))
 def test_units_cover_each_sample_once_at_each_resolution(sizes, recipe, resolutions, samples):
     units = plan_units(sizes, recipe, resolutions)
@@ -86,7 +86,7 @@ def test_units_cover_each_sample_once_at_each_resolution(sizes, recipe, resoluti
                 assert bucket_of(hash_, shards) in shards_of(owners[0], shards)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(split_sizes, plain_or_augmented, resolution_sets)
 def test_the_shards_of_a_resolution_do_not_depend_on_what_is_built_beside_it(sizes, recipe, resolutions):
     def built(units: list[Unit], resolution: int) -> set[tuple[str, int]]:

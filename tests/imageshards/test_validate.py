@@ -342,7 +342,11 @@ FAULTS = {
     "a file cut off": Fault(READABLE, plant=overwritten(TEST, lambda data: data[:-100])),
     "a file with another's footer": Fault(READABLE, plant=overwritten(TEST, lambda data: data[:-60] + bytes(60))),
     "a file of another kind": Fault(READABLE, plant=overwritten(TEST, lambda data: b"<html>")),
-    "one bit of the pixels": Fault({"shard-digest"}, plant=overwritten(TRAINVAL, pixel_flipped)),
+    "one bit of the pixels": Fault(READABLE, plant=overwritten(TRAINVAL, pixel_flipped)),
+    "one bit of the pixels of a shard that a restart found": Fault(
+        READABLE,
+        plant=lambda built: with_result(overwritten(TRAINVAL, pixel_flipped)(built), TRAINVAL),
+    ),
     "another shard than the driver wrote": Fault(
         {"shard-digest"},
         plant=lambda built: replace(
