@@ -261,13 +261,18 @@ def drawn_sample(tmp_path_factory: pytest.TempPathFactory) -> SampleArchives:
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server with an empty database, which this process and its children use from now on."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        PREFECT_HOME,
+        temporary_settings,
+    )
     from prefect.testing.utilities import prefect_test_harness
 
     home = tmp_path_factory.mktemp("prefect")
     with (
         pytest.MonkeyPatch.context() as patch,
-        temporary_settings({PREFECT_HOME: home}),
+        temporary_settings({PREFECT_HOME: home, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),  # each run waits 1 s for it
         prefect_test_harness(server_startup_timeout=PREFECT_START_SECONDS),
     ):
         address = PREFECT_API_URL.value()

@@ -207,8 +207,8 @@ FORMATS = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}
 
 @pytest.mark.parametrize("encoding", FORMATS)
 @pytest.mark.parametrize("color", ["rgb", "gray"])
-def test_encoded_images_are_files_of_their_format(drawn, tmp_path, encoding, color):
-    built = build_drawn(drawn, open_store(str(tmp_path)), recipe=Recipe(encoding=encoding, color=color))
+def test_encoded_images_are_files_of_their_format(faultless, tmp_path, encoding, color):
+    built = build_drawn(faultless, open_store(str(tmp_path)), recipe=Recipe(encoding=encoding, color=color))
     for data in built.rows().column("image").to_pylist():
         with Image.open(io.BytesIO(data)) as image:
             assert (image.format, image.size) == (FORMATS[encoding], (32, 32))
@@ -223,12 +223,11 @@ def test_png_holds_the_pixels_of_raw(built, drawn, tmp_path):
         assert np.asarray(Image.open(io.BytesIO(png))).tobytes() == raw
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-@pytest.mark.parametrize("color", ["rgb", "gray"])
-def test_float_pixels_are_those_of_raw_on_the_scale_of_one(drawn, tmp_path, dtype, color):
+@pytest.mark.parametrize(("dtype", "color"), [("float16", "gray"), ("float32", "rgb")])
+def test_float_pixels_are_those_of_raw_on_the_scale_of_one(faultless, tmp_path, dtype, color):
     scaled = Recipe(dtype=dtype, normalize="unit", color=color)
-    plain = build_drawn(drawn, open_store(str(tmp_path / "plain")), recipe=Recipe(color=color))
-    floats = build_drawn(drawn, open_store(str(tmp_path / "floats")), recipe=scaled)
+    plain = build_drawn(faultless, open_store(str(tmp_path / "plain")), recipe=Recipe(color=color))
+    floats = build_drawn(faultless, open_store(str(tmp_path / "floats")), recipe=scaled)
     found = np.frombuffer(b"".join(floats.rows().column("image").to_pylist()), dtype)
     expected = np.frombuffer(b"".join(plain.rows().column("image").to_pylist()), np.uint8) / 255
     assert np.abs(found - expected).max() < (1e-3 if dtype == "float16" else 1e-6)

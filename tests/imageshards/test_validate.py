@@ -490,8 +490,8 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("which", RECIPES)
-def test_every_kind_of_recipe_passes(drawn, tmp_path, which):
-    built = build_drawn(drawn, open_store(str(tmp_path / "store")), recipe=RECIPES[which])
+def test_every_kind_of_recipe_passes(faultless, tmp_path, which):
+    built = build_drawn(faultless, open_store(str(tmp_path / "store")), recipe=RECIPES[which])
     assert failed(findings_of(built)) == set()
 
 
