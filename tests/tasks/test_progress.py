@@ -41,9 +41,9 @@ def test_a_terminal_sees_a_bar() -> None:
 
 def test_a_log_gets_a_line_now_and_then(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "LOG_SECONDS", 0.0)
-    with caplog.at_level(logging.INFO), terminal_progress():
-        with step_progress("upload", "images", logging.getLogger("test")) as step:
-            step(1200, 2400)
+    logger = logging.getLogger("test")
+    with caplog.at_level(logging.INFO), terminal_progress(), step_progress("upload", "images", logger) as step:
+        step(1200, 2400)
     assert "upload: 1,200 of 2,400 images" in caplog.text
 
 
