@@ -7,32 +7,26 @@ import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imageshards.decode import decode, decode_trimap, suffix_disagrees, upright, upright_box
-from imageshards.decoded import Decoded, DecodePolicy, Repair
-from imageshards.duplicates import perceptual_hash
 from imageshards.encode import encode
-from imageshards.errors import ObjectMissingError, RejectReason, SampleError, StoreError
+from imageshards.errors import SampleError
 from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index, row_digest
 from imageshards.oxford_pets import Box
 from imageshards.plan import Unit, bucket_of, copies_of, shard_name, shards_of, version_prefix
 from imageshards.recipe import Recipe
+from imageshards.samples import Sample, fetchers, read_samples
 from imageshards.schema import FORMAT_VERSION, shard_metadata
 from imageshards.shard_file import Reject, ShardResult, ShardWriter
 from imageshards.statistics import PixelSums
 from imageshards.store import Store
-from imageshards.transform import ChannelStatistics, Picture, Prepared, prepare, prepare_unnormalized
-
-_FETCH_THREADS = 8
-_IMAGES_AHEAD = 32
-_BYTES_AHEAD = 32 << 20
+from imageshards.transform import ChannelStatistics, Prepared, prepare, prepare_unnormalized
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +69,6 @@ class Build:
     poison: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A decoded image, its annotation in upright coordinates, and what is told of it in every row."""
-
-    picture: Picture
-    columns: Mapping[str, Any]
-
-
 def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
     """The images of a unit, ordered by the hash of their id."""
     table = read_index(raw_store, build.index_key, hash_range=unit.hash_range)
@@ -111,13 +97,13 @@ def build_unit(build: Build, unit: Unit, *, raw_store: Store, store: Store) -> l
     rows = unit_rows(build, unit, raw_store)
     copies = copies_of(build.recipe, unit.split)
     results: list[ShardResult] = []
-    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, _fetchers() as pool, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, fetchers() as pool, ExitStack() as stack:
         outputs = [
             stack.enter_context(_Output(build, version, unit, rows, store=store, folder=Path(folder)))
             for version in versions
         ]
         for copy in range(copies + 1):
-            for row, sample in _samples(build, rows, unit.split, raw_store, pool):
+            for row, sample in _read(build, rows, unit, raw_store, pool):
                 for output in outputs:
                     output.take(row, sample, copy)
         for output in outputs:
@@ -130,8 +116,8 @@ def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, Pix
     versions = [version for version in build.versions if version.resolution in unit.resolutions]
     sums = {version.resolution: PixelSums.zero(build.recipe.channels) for version in versions}
     rows = unit_rows(build, unit, raw_store)
-    with _fetchers() as pool:
-        for row, sample in _samples(build, rows, unit.split, raw_store, pool):
+    with fetchers() as pool:
+        for row, sample in _read(build, rows, unit, raw_store, pool):
             if isinstance(sample, SampleError):
                 continue  # noted as a reject when the shards are built
             for version in versions:
@@ -148,8 +134,8 @@ def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, Pix
 def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_store: Store) -> None:
     """Do all that `build_unit` does with these images, and write nothing."""
     statistics = ChannelStatistics((0.0,) * build.recipe.channels, (1.0,) * build.recipe.channels)
-    with _fetchers() as pool:
-        for row, sample in _samples(build, rows, unit.split, raw_store, pool):
+    with fetchers() as pool:
+        for row, sample in _read(build, rows, unit, raw_store, pool):
             if isinstance(sample, SampleError):
                 continue
             for resolution in unit.resolutions:
@@ -166,6 +152,12 @@ def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_stor
                     except SampleError:
                         continue
                     _stored_form(prepared, build.recipe)
+
+
+def _read(
+    build: Build, rows: Sequence[IndexRow], unit: Unit, raw_store: Store, pool: ThreadPoolExecutor
+) -> Iterator[tuple[IndexRow, Sample | SampleError]]:
+    return read_samples(rows, unit.split, build.recipe, poison=build.poison, store=raw_store, pool=pool)
 
 
 class _Output:
@@ -193,7 +185,7 @@ class _Output:
         if self._writer is not None:
             self._writer.__exit__(*error)
 
-    def take(self, row: IndexRow, sample: _Sample | SampleError, copy: int) -> None:
+    def take(self, row: IndexRow, sample: Sample | SampleError, copy: int) -> None:
         """Write a row for the sample, or note why there is none."""
         writer = self._writer_of(bucket_of(row.sample_hash, self._version.shards[self._unit.split]))
         if isinstance(sample, SampleError):
@@ -219,7 +211,7 @@ class _Output:
         if copy == 0:
             writer.reject(_reject(row, self._unit.split, error))
 
-    def _prepare(self, row: IndexRow, sample: _Sample, copy: int) -> Prepared:
+    def _prepare(self, row: IndexRow, sample: Sample, copy: int) -> Prepared:
         return prepare(
             sample.picture,
             self._build.recipe,
@@ -313,137 +305,3 @@ def _reject(row: IndexRow, split: str, error: SampleError) -> Reject:
     return Reject(
         row.image_id, row.source_key, row.source_sha256, split, row.class_name, str(error.reason), error.message
     )
-
-
-@contextmanager
-def _fetchers() -> Iterator[ThreadPoolExecutor]:
-    """Threads that fetch; to be entered by a function, never within a generator that hands out samples.
-
-    The garbage collector may finish such a generator in whatever thread it runs in just then, under whatever lock:
-    there, waiting for the threads' end was seen to wait for ever.
-    """
-    pool = ThreadPoolExecutor(_FETCH_THREADS, thread_name_prefix="fetch")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _samples(
-    build: Build, rows: Sequence[IndexRow], split: str, store: Store, pool: ThreadPoolExecutor
-) -> Iterator[tuple[IndexRow, _Sample | SampleError]]:
-    healthy = [row for row in rows if row.image_id not in build.poison]
-    fetched = _fetch_ahead(healthy, store, pool)
-    for row in rows:
-        if row.image_id in build.poison:
-            yield row, SampleError(build.poison[row.image_id], reason=RejectReason.WORKER_CRASH)
-            continue
-        image, trimap = next(fetched)
-        sample: _Sample | SampleError
-        try:
-            sample = _decode(row, split, image, trimap, build.recipe)
-        except SampleError as error:
-            sample = error.with_traceback(None)  # which holds the pixels of every frame it went through
-        yield row, sample
-
-
-def _fetch_ahead(
-    rows: Sequence[IndexRow], store: Store, pool: ThreadPoolExecutor
-) -> Iterator[tuple[bytes, bytes | None]]:
-    """The bytes of image and trimap of each row, in order, read before they are asked for."""
-    ahead: deque[tuple[int, Future[bytes], Future[bytes] | None]] = deque()
-    waiting = deque(rows)
-    ahead_bytes = 0
-    while waiting or ahead:
-        while waiting and len(ahead) < _IMAGES_AHEAD and (ahead_bytes < _BYTES_AHEAD or not ahead):
-            row = waiting.popleft()
-            image = pool.submit(_get, store, row.source_key, row.source_sha256)
-            trimap = pool.submit(_get, store, row.trimap_key, row.trimap_sha256 or "") if row.trimap_key else None
-            ahead.append((row.source_size_bytes, image, trimap))
-            ahead_bytes += row.source_size_bytes
-        size_bytes, image, trimap = ahead.popleft()
-        yield image.result(), trimap.result() if trimap else None
-        ahead_bytes -= size_bytes
-
-
-def _get(store: Store, key: str, sha256: str) -> bytes:
-    try:
-        data = store.get(key)
-    except ObjectMissingError as error:
-        raise ObjectMissingError(
-            f"{store.uri(key)}, which the index refers to, is gone; "
-            "delete the index object and run again to upload it anew",
-            key=key,
-        ) from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise StoreError(
-            f"{store.uri(key)} is not what the index says: expected sha256 {sha256}, found {found}; "
-            "delete it together with the index object and run again to upload it anew",
-            key=key,
-        )
-    return data
-
-
-def _decode(row: IndexRow, split: str, image: bytes, trimap: bytes | None, recipe: Recipe) -> _Sample:
-    decoded = decode(image, DecodePolicy.from_recipe(recipe))
-    repairs = list(decoded.repairs)
-    if suffix_disagrees(PurePosixPath(row.member).name, decoded.source_format):
-        repairs.append(Repair.MISNAMED)
-    head_box, box_repairs = _upright_head_box(row, decoded)
-    repairs.extend(box_repairs)
-    picture = Picture(decoded.pixels, head_box, None if trimap is None else _upright_trimap(trimap, decoded, recipe))
-    columns = {
-        "image_id": row.image_id,
-        "label": row.label,
-        "class_name": row.class_name,
-        "species": row.species,
-        "split": split,
-        "source_key": row.source_key,
-        "source_sha256": row.source_sha256,
-        "source_width": decoded.source_width,
-        "source_height": decoded.source_height,
-        "source_format": decoded.source_format,
-        "source_mode": decoded.source_mode,
-        "exif_orientation": decoded.exif_orientation,
-        "perceptual_hash": perceptual_hash(decoded.pixels),
-        "repairs": [str(repair) for repair in repairs],
-    }
-    return _Sample(picture, columns)
-
-
-def _upright_trimap(data: bytes, decoded: Decoded, recipe: Recipe) -> Any:
-    """The trimap in upright coordinates; one drawn on the picture as stored is turned with it."""
-    trimap = decode_trimap(data, max_pixels=recipe.max_pixels)
-    frame = decoded.pixels.shape[:2]
-    stored = (decoded.source_height, decoded.source_width)
-    if trimap.shape != frame and trimap.shape == stored:
-        trimap = upright(trimap, decoded.exif_orientation)
-    if trimap.shape != frame:
-        raise SampleError(
-            f"the trimap is {trimap.shape[1]} x {trimap.shape[0]} px, the image {frame[1]} x {frame[0]} px",
-            reason=RejectReason.BAD_ANNOTATION,
-        )
-    return trimap
-
-
-def _upright_head_box(row: IndexRow, decoded: Decoded) -> tuple[Box | None, list[str]]:
-    """The head box in upright coordinates and inside the picture, and the repairs that this took.
-
-    A box drawn on the picture as stored is turned with it; one that reaches out is clipped.
-    """
-    if row.head_box is None:
-        return None, []
-    height, width = decoded.pixels.shape[:2]
-    stored = (decoded.source_width, decoded.source_height)
-    box = row.head_box
-    if row.head_box_frame is not None and row.head_box_frame != (width, height) and row.head_box_frame == stored:
-        box = upright_box(box, decoded.exif_orientation, *stored)
-    xmin, ymin, xmax, ymax = box
-    clipped = (xmin, ymin, min(xmax, width), min(ymax, height))
-    if xmin >= width or ymin >= height:
-        raise SampleError(
-            f"the head box {tuple(box)} lies outside of the image of {width} x {height} px",
-            reason=RejectReason.BAD_ANNOTATION,
-        )
-    return clipped, [] if clipped == box else [Repair.HEAD_BOX_CLIPPED]

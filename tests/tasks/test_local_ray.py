@@ -128,13 +128,6 @@ def test_a_driver_that_is_killed_is_a_transient_error_and_takes_ray_along(run: R
     assert run.ended(), [process.command for process in run.processes()]
 
 
-def test_when_the_waiting_task_is_interrupted_all_of_it_ends(run: Run) -> None:
-    run.parent.send_signal(signal.SIGINT)
-    _, err = run.parent.communicate(timeout=GONE_SECONDS)
-    assert "KeyboardInterrupt" in err
-    assert run.ended(), [process.command for process in run.processes()]
-
-
 def test_an_error_of_the_driver_is_told_by_its_output_and_its_exit_status(tmp_path: Path) -> None:
     lines: list[str] = []
     with pytest.raises(ImageShardsError, match="exit status 1") as caught:

@@ -87,7 +87,7 @@ def test_arguments_reach_the_driver_as_they_are_and_each_line_comes_back_once(
 def test_a_task_that_is_tried_again_attaches_to_the_job_of_its_predecessor(
     cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]
 ) -> None:
-    script = ("sh", "-c", "echo first; sleep 3; echo last")
+    script = ("sh", "-c", "echo first; sleep 2; echo last")
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(run, cluster, run_id, *script)
         assert is_running(jobs)
@@ -162,9 +162,9 @@ def test_an_outage_is_waited_for_and_a_long_one_is_transient_and_leaves_the_job(
         waiting = pool.submit(run, ClusterAccess(relay.address, python=cluster.python), run_id, *SLEEP)
         assert is_running(jobs)
         relay.open = False
-        time.sleep(2)
+        time.sleep(1.5)
         relay.open = True
-        time.sleep(2)
+        time.sleep(1.5)
         assert not waiting.done()
         monkeypatch.setattr(ray_job, "OUTAGE_SECONDS", 1.0)
         relay.open = False
