@@ -25,7 +25,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from imageshards import worker
-from imageshards.errors import ConfigError, ImageShardsError, error_from_dict
+from imageshards.errors import ConfigError, ImageShardsError, RejectReason, error_from_dict
 from imageshards.executor import Executor, WorkerLostError
 from imageshards.index import IndexInfo, read_index_info
 from imageshards.job import JobResult, JobSpec, Population, VersionResult, count_population, driver_line
@@ -111,7 +111,13 @@ def run_job(spec: JobSpec, backend: RayBackend) -> JobResult:
             results[shard.resolution].append(shard)
         progress.advance(sum(shard.samples + len(shard.rejects) for shard in shards))
 
-    executor.run(build, finished, collect, lambda attempt: (worker.run_inspect, attempt, spec.store))
+    def keep(unit: Unit, shards: list[ShardResult]) -> None:
+        if any(reject.reason == RejectReason.WORKER_CRASH for shard in shards for reject in shard.rejects):
+            missing.append(unit)  # what killed a worker then may be well on one with more memory
+        else:
+            collect(unit, shards)
+
+    executor.run(build, finished, keep, lambda attempt: (worker.run_inspect, attempt, spec.store))
     executor.build(build, missing, collect)
     versions = [
         _finish_version(build, version, tuple(sorted(results[version.resolution], key=lambda shard: shard.name)), store)

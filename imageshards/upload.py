@@ -129,6 +129,12 @@ def _upload_annotations(path: Path, writer: _Writer) -> _UploadedAnnotations:
             raise SourceError(
                 f"{path}: {member.name} has {member.size_bytes} bytes, too large for an annotation", member=member.name
             )
+        if _kind(member.name) == "image" and not is_annotation(member.name):
+            raise SourceError(
+                f"{path} holds {member.name}: this is an images archive, expected annotations; check that --images and "
+                "--annotations name the right ones",
+                member=member.name,
+            )
         relative = PurePosixPath(member.name)
         inside = "/".join(relative.parts[1:]) if relative.parts[0] == "annotations" else str(relative)
         if not inside:

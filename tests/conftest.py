@@ -35,6 +35,7 @@ CEPH_STOP_SECONDS = 60
 PREFECT_START_SECONDS = 60
 END_SECONDS = 20
 SESSION_VARIABLE = "IMAGESHARDS_TEST_SESSION"
+_OUR_VARIABLES = (SESSION_VARIABLE, "IMAGESHARDS_TEST_CEPH")
 
 CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
 S3_SERVERS = ["moto", CEPH]
@@ -143,11 +144,13 @@ def _no_process_is_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_ray_or_prefect_of_this_machine() -> Iterator[None]:
-    """No test sees the developer's cluster, token, server or profile."""
+def _no_settings_of_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the developer's Ray cluster, token, Prefect server or profile, nor fills his cache."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("RAY_", "PREFECT_"))]:
-            patch.delenv(name)
+        for name in [name for name in os.environ if name.startswith(("RAY_", "PREFECT_", "IMAGESHARDS_"))]:
+            if name not in _OUR_VARIABLES:
+                patch.delenv(name)
+        patch.setenv("IMAGESHARDS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -145,7 +145,7 @@ def test_it_runs_one_at_a_time(deployment: dict[str, Any]) -> None:
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": expected}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def deployed(prefect_api: str) -> dict[str, DeploymentResponse]:
     """The deployments as a server has them after `prefect deploy --all`."""
     with get_client(sync_client=True) as client:

@@ -6,7 +6,6 @@ import inspect
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,14 +47,7 @@ class Finished:
     ray_logs: list[Path]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _downloads_are_kept_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IMAGESHARDS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def faulty_sample(tmp_path_factory: pytest.TempPathFactory) -> SampleArchives:
     """77 images, one of which is truncated."""
     return write_sample(tmp_path_factory.mktemp("faulty"), SampleSpec(per_class=2, median_long_side_px=120))
@@ -65,7 +57,7 @@ def sources(sample: SampleArchives) -> dict[str, str]:
     return {"images": str(sample.images), "annotations": str(sample.annotations)}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished(prefect_api: str, drawn_sample: SampleArchives, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store = tmp_path_factory.mktemp("finished") / "store"
     keys = AwsCredentials(aws_access_key_id="key", aws_secret_access_key=SecretStr(MARKER))

@@ -35,6 +35,7 @@ def test_an_image_that_kills_its_worker_is_found_and_rejected_and_the_others_bec
     assert told["rejects"] == {"Abyssinian_97": "worker-crash", "pug_96": "worker-crash", "beagle_96": "truncated"}
     assert told["rows"] == 74 - 3
     assert any("lost its worker" in line for line in told["log"])
+    assert told["again"] == {"beagle_96": "truncated"}, "a restart must give images another chance"
 
 
 def test_the_program_says_on_one_line_why_it_cannot_start(tmp_path: Path) -> None:

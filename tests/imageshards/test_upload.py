@@ -12,7 +12,9 @@ import pytest
 from imageshards import archive, upload
 from imageshards.archive import ArchiveLimits
 from imageshards.errors import ObjectMissingError, SourceError, StoreError, TransientError
+from imageshards.fetch import Source, fetch
 from imageshards.index import TOO_LARGE_RULE, IndexRow, index_rows, read_index
+from imageshards.sample import SampleSpec, write_sample
 from imageshards.store import Store, open_store
 from imageshards.upload import Uploaded
 from tests.imageshards.small_dataset import (
@@ -489,3 +491,12 @@ def test_the_drawn_sample_is_accounted_for(drawn):
     for row in rows:
         assert sha256(drawn.store.get(row.source_key)) == row.source_sha256
         assert sha256(drawn.store.get(row.trimap_key or "")) == row.trimap_sha256
+
+
+def test_an_images_archive_in_place_of_the_annotations_is_refused_at_its_first_image(tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    sample = write_sample(tmp_path / "sample", SampleSpec(per_class=2, median_long_side_px=60))
+    images = fetch(Source(str(sample.images)), tmp_path)
+    with pytest.raises(SourceError, match="this is an images archive"):
+        upload.upload(images, images, store, dataset="d")
+    assert not list(store.list())

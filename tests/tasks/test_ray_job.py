@@ -35,7 +35,7 @@ SOON_SECONDS = 10
 SLEEP = ["sleep", "60"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> ClusterAccess:
     """The cluster, with a Python that has all it needs, and runs the driver's arguments as a command."""
     python = tmp_path_factory.mktemp("python") / "python"
