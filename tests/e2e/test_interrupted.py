@@ -87,8 +87,6 @@ def test_an_interrupted_run_leaves_no_process_and_publishes_nothing(
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        # A test run in the background of a shell ignores SIGINT, and its children would, too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (one call of the system)
     )
     try:
         wait_until(lambda: process.poll() is not None or list(tmp_path.glob("runs/*/spec.json")), "the driver to start")

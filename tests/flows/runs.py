@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
@@ -39,16 +37,18 @@ class Recorded:
             return {str(artifact.key): artifact for artifact in client.read_artifacts(artifact_filter=wanted)}
 
     def messages(self) -> list[str]:
-        """What it logged; all of it, for logs are sent a moment later."""
-        with get_client(sync_client=True) as client:
-            wait_until(
-                lambda: any("Finished in state" in said for said in self._said(client)), timeout_seconds=LOG_SECONDS
-            )
-            return list(self._said(client))
+        """What it and its tasks logged; all of it, for logs are sent a moment later."""
 
-    def _said(self, client: SyncPrefectClient) -> Iterator[str]:
-        body = {"logs": LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run.id])).model_dump(mode="json")}
-        return (log["message"] for log in client.request("POST", "/logs/filter", json=body).json())
+        def ended() -> bool:
+            return any(log["task_run_id"] is None and "Finished in state" in log["message"] for log in self._logs())
+
+        wait_until(ended, timeout_seconds=LOG_SECONDS)
+        return [log["message"] for log in self._logs()]
+
+    def _logs(self) -> list[dict[str, Any]]:
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self.run.id])).model_dump(mode="json")
+        with get_client(sync_client=True) as client:
+            return client.request("POST", "/logs/filter", json={"logs": wanted}).json()
 
 
 def last_run() -> Recorded:
@@ -56,12 +56,6 @@ def last_run() -> Recorded:
     with get_client(sync_client=True) as client:
         [run] = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1)
     return Recorded(run)
-
-
-def read_run(run_id: UUID) -> Recorded:
-    """A run by its id."""
-    with get_client(sync_client=True) as client:
-        return Recorded(client.read_flow_run(run_id))
 
 
 def database_files() -> list[Path]:

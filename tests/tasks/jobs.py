@@ -1,4 +1,4 @@
-"""Jobs to give to the driver: one that is done in a moment, and one that never ends by itself."""
+"""A job to give to the driver."""
 
 from __future__ import annotations
 
@@ -9,30 +9,24 @@ from imageshards.index import read_index
 from imageshards.job import JobSpec
 from imageshards.recipe import Recipe
 from imageshards.sample import SampleArchives
-from imageshards.store import Store
 from tests.imageshards.built_version import uploaded_archives
 
 SPEC_KEY, RESULT_KEY = "runs/test/spec.json", "runs/test/result.json"
 
 
-def write_job(folder: Path, sample: SampleArchives, *, endless: bool = False) -> tuple[list[str], Store]:
-    """Upload a sample into a store below the folder and describe a job on it.
+def write_endless_job(folder: Path, sample: SampleArchives) -> list[str]:
+    """Upload a sample into a store below the folder and describe a job on it that never ends by itself.
 
-    Args:
-        folder: Where the store goes.
-        sample: The archives.
-        endless: Whether one of the images is a named pipe that nobody writes to: who reads it waits for ever.
+    One of its images is a named pipe that nobody writes to: who reads it waits for ever.
 
     Returns:
-        The driver's arguments, and the store.
+        The driver's arguments.
     """
     info, _, store = uploaded_archives(folder, sample.images, sample.annotations)
-    if endless:
-        key = read_index(store, info.key, columns=["source_key"])["source_key"][0].as_py()
-        path = store.local_path(key)
-        assert path is not None
-        path.unlink()
-        os.mkfifo(path)
+    path = store.local_path(read_index(store, info.key, columns=["source_key"])["source_key"][0].as_py())
+    assert path is not None
+    path.unlink()
+    os.mkfifo(path)
     spec = JobSpec(
         dataset=info.dataset,
         index_key=info.key,
@@ -43,4 +37,4 @@ def write_job(folder: Path, sample: SampleArchives, *, endless: bool = False) ->
         result_key=RESULT_KEY,
     )
     store.put(SPEC_KEY, spec.model_dump_json().encode())
-    return ["--spec", store.uri(SPEC_KEY)], store
+    return ["--spec", store.uri(SPEC_KEY)]

@@ -21,7 +21,7 @@ from imageshards.job import parse_driver_line
 from imageshards.sample import SampleArchives
 from tasks.local_ray import run_local_driver
 from tests.processes import PROC, Process, processes_with, wait_until
-from tests.tasks.jobs import write_job
+from tests.tasks.jobs import write_endless_job
 
 pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="processes are looked up in /proc")
 
@@ -79,8 +79,7 @@ class Run:
 
 @pytest.fixture(scope="session")
 def endless_job(drawn_sample: SampleArchives, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    arguments, _ = write_job(tmp_path_factory.mktemp("endless"), drawn_sample, endless=True)
-    return arguments
+    return write_endless_job(tmp_path_factory.mktemp("endless"), drawn_sample)
 
 
 @pytest.fixture
