@@ -237,12 +237,16 @@ def _start_ray(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
+_parent_gone = threading.Event()
+
+
 def _stop_with_parent() -> None:
     """End this process when its standard input ends: whoever started it is gone."""
 
     def watch() -> None:
         while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would outlive the interpreter
             pass
+        _parent_gone.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
@@ -281,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec, store = _read_spec(options)
         _start_ray(options.ray_address)
+        signal.signal(signal.SIGTERM, _stop_on_signal)  # ray.init puts its own in place
         result = run_job(spec, RayBackend())
         store.put(spec.result_key, result.to_json())
     except ImageShardsError as error:
@@ -288,6 +293,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         ray.shutdown()
+        if _parent_gone.is_set() and os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # Ray's agents live on for a minute, and nobody else is left to end them
     return 0
 
 

@@ -244,13 +244,18 @@ class Store:
         self._try(f"copy to {self.uri(target)} from", source, lambda: obstore.copy(self._backend, from_path, to_path))
 
     def delete(self, key: str) -> None:
-        """Delete an object; none there is fine."""
+        """Delete an object, and the folders that it leaves empty; none there is fine."""
         path = self._path(key)
         try:
             self._try("delete", key, lambda: obstore.delete(self._backend, path))
         except ObjectMissingError:
             if self._location.bucket:  # then it is the bucket that is missing: deleting no object succeeds
                 raise
+        local = self.local_path(key)
+        if local is not None:
+            for folder in list(local.parents)[: key.count("/")]:
+                with contextlib.suppress(OSError):  # not empty, or another process was faster
+                    folder.rmdir()
 
     def content_matches(self, info: ObjectInfo, data: Data) -> bool:
         """Whether an object holds exactly these bytes.

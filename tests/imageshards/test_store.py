@@ -724,3 +724,15 @@ def test_big_files_pass_in_bounded_memory(ceph: S3Server, tmp_path: Path) -> Non
     """
     used_mib = [int(number) for number in run(program, **ceph.environment).stdout.split()]
     assert max(used_mib) < 120, used_mib
+
+
+def test_a_deleted_object_leaves_no_empty_folder_below_the_store(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "store"))
+    for key in ("runs/one/spec.json", "runs/one/result.json", "raw/x.jpg"):
+        store.put(key, b"x")
+    store.delete("runs/one/spec.json")
+    assert (tmp_path / "store" / "runs" / "one").is_dir()
+    store.delete("runs/one/result.json")
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["raw"]
+    store.delete("raw/x.jpg")
+    assert (tmp_path / "store").is_dir()

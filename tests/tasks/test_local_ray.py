@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="processes are looked 
 
 START_SECONDS = 90
 GONE_SECONDS = 20
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """On a busy machine Ray sometimes forgets these when it ends; they end by themselves, but only after a minute."""
 
 MARK = "IMAGESHARDS_TEST_DRIVER"
@@ -66,15 +65,10 @@ class Run:
         assert self.parent.poll() is None, self.parent.communicate()
         return any(each.command.startswith("ray::run_build") for each in self.processes())
 
-    def left(self, *, agents: bool = True) -> list[str]:
+    def left(self) -> list[str]:
         """What does not go away soon."""
-
-        def running() -> list[str]:
-            commands = [process.command for process in self.processes()]
-            return [command for command in commands if agents or command not in AGENTS]
-
-        wait_until(lambda: not running(), timeout_seconds=GONE_SECONDS)
-        return running()
+        wait_until(lambda: not self.processes(), timeout_seconds=GONE_SECONDS)
+        return [process.command for process in self.processes()]
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +116,7 @@ def test_when_its_parent_is_killed_all_of_it_ends_and_meanwhile_no_secret_shows(
 
     run.parent.kill()
 
-    assert run.left(agents=False) == []
+    assert run.left() == []
 
 
 def test_a_driver_that_is_killed_is_a_transient_error_and_takes_ray_along(run: Run) -> None:
