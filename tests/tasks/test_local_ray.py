@@ -27,7 +27,6 @@ pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="processes are looked 
 
 START_SECONDS = 90
 GONE_SECONDS = 20
-"""On a busy machine Ray sometimes forgets these when it ends; they end by themselves, but only after a minute."""
 
 MARK = "IMAGESHARDS_TEST_DRIVER"
 SECRET = "a-secret-nobody-may-see"
