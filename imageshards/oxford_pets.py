@@ -238,8 +238,8 @@ def _text(name: str, data: bytes) -> str:
 def _read_voc(name: str, data: bytes) -> HeadBox | None:
     """The box of a Pascal VOC file; None where it holds no object.
 
-    Oxford's files give the edges of the box in pixels, as TensorFlow Datasets and torchvision read them: no offset of
-    one is taken off.
+    The numbers are taken as edges in pixels, as they are written. Pascal VOC counts pixels from 1; whether Oxford's
+    files do was not confirmed, and the difference is one pixel of the source at most.
     """
     if len(data) > _MAX_XML_BYTES or any(mark in data for mark in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
         raise SourceError(  # a zero byte: UTF-16 or UTF-32, in which the marks look different
