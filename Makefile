@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 STORE ?= data
 
-.PHONY: run test lint bench clean constraints
+.PHONY: run test lint bench bench-peers bench-all clean constraints peers
 
 run: .venv/ready
 	$(BIN)/python -m imageshards.sample .venv/sample
@@ -18,15 +18,30 @@ lint: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.differences
 
+bench-peers: .venv-peers/ready
+
+bench-all: bench
+	for name in resolutions nodes growth upload validation index_scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+
 clean:
-	rm -rf .venv data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-peers data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
 
 constraints: .venv/ready
 	$(BIN)/uv pip compile --system-certs --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade pyproject.toml -o constraints.txt
+
+peers: .venv/ready
+	$(BIN)/uv pip compile --system-certs --universal --python-version 3.11 --no-annotate --no-header --upgrade benchmarks/peers.in -o benchmarks/peers.txt
+
+# Ray, torch and torchvision are those of .venv: a path file leads there.
+.venv-peers/ready: .venv/ready benchmarks/peers.txt
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-peers
+	$(BIN)/uv pip install --quiet --system-certs --python .venv-peers/bin/python --requirement benchmarks/peers.txt
+	.venv-peers/bin/python -c 'import sys, sysconfig; open(sysconfig.get_path("purelib") + "/main.pth", "w").write(sys.argv[1])' "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+	touch $@
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imageshards needs Python 3.11 or newer; name it with make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv -c constraints.txt
-	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --system-certs --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
 	touch $@

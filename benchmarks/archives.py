@@ -25,7 +25,7 @@ def replicate(images: Path, annotations: Path, count: int, folder: Path) -> tupl
     Returns:
         An images and an annotations archive, tar without compression.
     """
-    photographs, pixels = _files(images), _files(annotations)
+    photographs, pixels = read_members(images), read_members(annotations)
     lists = {name: pixels[f"annotations/{name}.txt"].decode().splitlines() for name in ("list", "trainval", "test")}
     ids = [line.split()[0] for line in lists["list"] if not line.startswith("#")]
     rounds = -(-count // len(ids))
@@ -34,25 +34,27 @@ def replicate(images: Path, annotations: Path, count: int, folder: Path) -> tupl
     new_images, new_annotations = folder / "images.tar", folder / "annotations.tar"
     with tarfile.open(new_images, "w") as tar:
         for old, new in names:
-            _add(tar, f"images/{new}.jpg", photographs[f"images/{old}.jpg"])
+            add_member(tar, f"images/{new}.jpg", photographs[f"images/{old}.jpg"])
     with tarfile.open(new_annotations, "w") as tar:
         for name, lines in lists.items():
             entries = [line.split(maxsplit=1) for line in lines if not line.startswith("#")]
             text = "".join(f"{new} {rest}\n" for image_id, rest in entries for new in kept[image_id])
-            _add(tar, f"annotations/{name}.txt", text.encode())
+            add_member(tar, f"annotations/{name}.txt", text.encode())
         for old, new in names:
             for path in ("annotations/trimaps/{}.png", "annotations/xmls/{}.xml"):
                 if data := pixels.get(path.format(old)):
-                    _add(tar, path.format(new), data)
+                    add_member(tar, path.format(new), data)
     return new_images, new_annotations
 
 
-def _files(path: Path) -> dict[str, bytes]:
+def read_members(path: Path) -> dict[str, bytes]:
+    """The files of an archive."""
     with tarfile.open(path) as tar:
         return {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}  # type: ignore[union-attr]
 
 
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Put a file into an archive."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -24,6 +24,7 @@ from PIL import Image, ImageFile, ImageFilter, ImageOps
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from benchmarks.reduced_scale import reduced_scale
 from imageshards import augment, filters
 from imageshards.picture import Picture
 from imageshards.recipe import Augment, Recipe
@@ -344,6 +345,8 @@ def main() -> None:
         print(TABLE_HEAD.format(title=title))
         for comparison in comparisons:
             print(comparison.row())
+    for line in reduced_scale(images):
+        print(line)
 
 
 if __name__ == "__main__":

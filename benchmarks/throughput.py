@@ -1,108 +1,248 @@
-"""How near the preprocessing step comes to bare decoding and resizing: `python -m benchmarks.throughput`.
+"""How near the preprocessing step comes to bare decoding and resizing, and how it compares: `make bench`.
 
-Both run on the same files in one go, on all cores: the step as the driver runs it (Ray, reading, writing and all,
-worker start included), and decode + resize in plain processes that read from memory and throw the result away. The
-ratio is what counts: machines are shared, and differ.
+Every program works on the same images, in processes of its own pinned to the same CPUs. Runs take turns, so that the
+noise of a shared machine hits all of them alike; medians and ratios count. Writes benchmarks/results.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
+from urllib.parse import urlsplit
 
-import ray
+from benchmarks.material import Material, decodable, make_material, split_cpus, upload_material
+from benchmarks.measure import Measurement, Program, ProgramFailedError, measure
+from benchmarks.progress import say, work_folder
+from benchmarks.proxy import running_proxy
+from benchmarks.s3 import S3Place, remove, s3_place
+from benchmarks.table import cells, machine, markdown, versions
+from imageshards.store import Credentials, StoreSpec
 
-from benchmarks.archives import replicate, sample_archives
-from imageshards.decode import decode
-from imageshards.errors import SampleError
-from imageshards.fetch import Source, fetch
-from imageshards.job import JobSpec
-from imageshards.picture import Picture
-from imageshards.ray_driver import RayBackend, run_job
-from imageshards.recipe import Recipe
-from imageshards.store import open_store
-from imageshards.transform import prepare
-from imageshards.upload import upload
-
-RESOLUTION = 224
-_CHUNK = 64
-
-
-def bare(files: list[bytes]) -> int:
-    """Decode and resize; the number of images that could be."""
-    done = 0
-    for data in files:
-        try:
-            pixels = decode(data).pixels
-        except SampleError:
-            continue
-        prepare(Picture(pixels, None, None), Recipe(), resolution=RESOLUTION, image_id="x")
-        done += 1
-    return done
+RESULTS = Path(__file__).with_name("results.md")
+PEERS = Path(__file__).resolve().parents[1] / ".venv-peers" / "bin" / "python"
+_PEER_PACKAGES = ("img2dataset", "datasets", "pandas", "opencv-python-headless")
+_PACKAGES = ("ray", "pillow", "simplejpeg", "pyarrow", "obstore", "numpy", "torchvision")
+_HEAD = ("program", "images/s", "of decode + resize", "runs", "largest process, MB", "all together, MB", "CPU ms/image")
+_DELAY_MS = 50.0
+_NO_PEERS = "not installed: make bench-peers"
+_NO_S3 = "not measured: no S3 server"
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "WANDB_MODE": "disabled",
+}
 
 
-def measure_bare(images: Path, cpus: int) -> float:
-    """Images per second of decode + resize in bare processes, their start not counted."""
-    with tarfile.open(images) as tar:
-        files = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]  # type: ignore[union-attr]
-    chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
-    with ProcessPoolExecutor(cpus, mp_context=get_context("spawn")) as pool:
-        list(pool.map(bare, chunks[:cpus]))
-        started = time.perf_counter()
-        done = sum(pool.map(bare, chunks))
-        return done / (time.perf_counter() - started)
+@dataclass(slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: What is measured.
+        program: Makes the program for a run, given a folder for its files; None where it cannot be run here.
+        missing: Why not.
+        repeats: How often, at most.
+        clean: Removes what a run left outside of its folder.
+        runs: The measurements.
+    """
+
+    name: str
+    program: Callable[[Path], Program] | None
+    missing: str = ""
+    repeats: int = 99
+    clean: Callable[[], None] = lambda: None
+    runs: list[Measurement] = field(default_factory=list)
 
 
-def measure_step(images: Path, annotations: Path, folder: Path, cpus: int) -> float:
-    """Images per second of the preprocessing step into a folder, worker start included, Ray's own start not."""
-    store = open_store(str(folder))
-    fetched = [fetch(Source(str(path)), folder) for path in (images, annotations)]
-    info = upload(*fetched, store, dataset="bench").index
-    spec = JobSpec(
-        dataset="bench",
-        index_key=info.key,
-        raw_store=store.spec,
-        store=store.spec,
-        resolutions=(RESOLUTION,),
-        recipe=Recipe(),
-        result_key="result.json",
+def bare_rows(material: Material, cpus: int) -> list[Row]:
+    """The bounds."""
+
+    def program(*more: str) -> Callable[[Path], Program]:
+        arguments = ("--files", str(material.files), "--processes", str(cpus), *more)
+        return lambda _: Program("benchmarks.contenders.bare", arguments)
+
+    return [Row("bare decode", program()), Row("bare decode + resize", program("--resize"))]
+
+
+def step_row(name: str, material: Material, cpus: int, store: Callable[[Path], StoreSpec], **more: Any) -> Row:
+    """This package's step into a store, which may depend on the folder of a run."""
+    environment = more.pop("environment", {})
+    raw_store = more.pop("raw_store", None)
+
+    def program(folder: Path) -> Program:
+        spec = folder / "spec.json"
+        spec.write_text(material.job(store(folder), raw_store=raw_store).model_dump_json())
+        arguments = ("--spec", str(spec), "--cpus", str(cpus), "--folder", str(folder))
+        return Program("benchmarks.contenders.step", arguments, environment=environment)
+
+    return Row(name, program, **more)
+
+
+def s3_rows(place: S3Place | None, material: Material, cpus: int, proxies: Sequence[tuple[float, str]]) -> list[Row]:
+    """The step on S3, and through proxies (delay in ms, address)."""
+    names = [f"imageshards, through a proxy, GETs {delay:.0f} ms later" for delay, _ in proxies]
+    if place is None:
+        return [Row("imageshards, S3", None, _NO_S3), *(Row(name, None, _NO_S3) for name in names)]
+    rows = []
+    for name, address in [(f"imageshards, {place.name}", None), *zip(names, (url for _, url in proxies), strict=True)]:
+        spec = place.spec("out", endpoint_url=address)
+        rows.append(
+            step_row(
+                name,
+                material,
+                cpus,
+                lambda _, spec=spec: spec,  # type: ignore[misc]
+                raw_store=place.spec("raw", endpoint_url=address),
+                environment={name: value for name, value in place.environment.items() if name != "AWS_ENDPOINT_URL"},
+                clean=lambda: remove(place, "out"),
+            )
+        )
+    return rows
+
+
+def peer_rows(files: Path, cpus: int, repeats: int) -> list[Row]:
+    """What else there is for the job."""
+
+    def row(name: str, module: str, *arguments: str) -> Row:
+        def program(folder: Path) -> Program:
+            common = ("--list", str(files), "--folder", str(folder), *arguments)
+            environment = {**_QUIET, "HF_HOME": str(folder / "hf")}
+            return Program(f"benchmarks.contenders.{module}", common, PEERS, environment)
+
+        return Row(name, program if PEERS.exists() else None, _NO_PEERS, repeats)
+
+    two = ("--processes", str(cpus))
+    return [
+        row("former script: Ray Data and torchvision", "former", "--cpus", str(cpus)),
+        row("img2dataset, JPEG of quality 95", "by_img2dataset", *two, "--format", "jpg", "--quality", "95"),
+        row("img2dataset, PNG without compression", "by_img2dataset", *two, "--format", "png", "--quality", "0"),
+        row("Hugging Face datasets", "by_datasets", *two),
+    ]
+
+
+def run_rows(rows: Sequence[Row], repeats: int, *, cpus: Sequence[int], folder: Path) -> None:
+    """Measure all rows, one run of each after another, as often as they want."""
+    for turn in range(repeats):
+        for row in rows:
+            if row.program is None or turn >= row.repeats:
+                continue
+            started = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="run-", dir=folder, ignore_cleanup_errors=True) as name:
+                try:
+                    row.runs.append(measure(row.program(Path(name)), cpus=cpus, folder=Path(name)))
+                    said = f"{row.runs[-1].rate:,.0f} images/s"
+                except ProgramFailedError as error:
+                    if not row.missing:
+                        raise  # one of ours
+                    row.program, row.missing, said = None, "failed, see standard error", str(error)
+                finally:
+                    row.clean()
+            say(f"{turn + 1}/{repeats} {row.name}: {said} ({time.monotonic() - started:.0f} s in all)")
+
+
+def results(rows: Sequence[Row], reference: Row, count: int, cpus: Sequence[int]) -> str:
+    """The Markdown page."""
+    rate = median(run.rate for run in reference.runs)
+    lines = [[row.name, *(cells(row.runs, rate) if row.runs else [row.missing, *[""] * 5])] for row in rows]
+    starts = [run.facts["ray_seconds"] for row in rows for run in row.runs if "ray_seconds" in run.facts]
+    return _PAGE.format(
+        count=count,
+        machine=machine(cpus),
+        versions=versions(_PACKAGES),
+        peers=_peer_versions(),
+        command=" ".join(["python -m benchmarks.throughput", *sys.argv[1:]]),
+        table=markdown(_HEAD, lines),
+        ray_seconds=median(starts),
     )
-    ray.init(
-        address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20
-    )
-    try:
-        started = time.perf_counter()
-        result = run_job(spec, RayBackend())
-        seconds = time.perf_counter() - started
-    finally:
-        ray.shutdown()
-    return sum(shard.samples for shard in result.versions[0].shards) / seconds
+
+
+_PAGE = """\
+# Measured
+
+{count:,} photographs (replicated sample) at 224 px. {machine}. {versions}{peers}. Made by `{command}`.
+
+{table}
+Medians of runs that took turns; in parentheses the slowest and the fastest. Memory: the highest resident set of any one
+process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
+counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of an S3 server or a proxy.
+Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; the start of workers is, except in the
+bare rows.
+
+- *bare*: simplejpeg, and Pillow's resize of the part that the crop keeps, in plain processes, from memory; nothing is
+  kept.
+- *imageshards*: the whole step: planning, worker start, reading, trimaps, head boxes, hashes, Parquet, digests.
+- *through a proxy*: as on S3, with a proxy of the harness between; it holds each GET back for so long.
+- *former script*: gets only the files that can be decoded, for one that cannot ends it. No annotations.
+- *img2dataset*: reads file:// URLs; resizes to 224 by area, without the margin of Resize(256) + CenterCrop(224); it can
+  only encode, so it has no row of raw pixels. No annotations.
+- *Hugging Face datasets*: `map` with Resize(256) + CenterCrop(224) to raw pixels, `to_parquet`. No annotations.
+"""
+
+
+def _peer_versions() -> str:
+    if not PEERS.exists():
+        return ""
+    script = "import sys; from benchmarks.table import versions; print(versions(sys.argv[1:]))"
+    found = subprocess.run([PEERS, "-c", script, *_PEER_PACKAGES], capture_output=True, text=True, check=True).stdout
+    return f"; peers: {found.strip()}"
+
+
+def _s3_material(place: S3Place | None, material: Material) -> None:
+    if place:
+        keys = place.environment
+        credentials = Credentials(keys["AWS_ACCESS_KEY_ID"], keys["AWS_SECRET_ACCESS_KEY"]) if keys else None
+        upload_material(material.images, material.annotations, place.spec("raw"), credentials=credentials)
 
 
 def main() -> None:
-    """Print both rates and their ratio as a Markdown table."""
+    """Measure everything and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=7400)
-    parser.add_argument("--cpus", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--cpus", type=int, default=2, help="how many CPUs the measured programs may use")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer-repeats", type=int, default=1, help="likewise of the peers, which are slow")
+    parser.add_argument("--only", default="", help="rows whose name contains this, and the bare ones")
+    parser.add_argument("--folder", type=Path, help="where the temporary folder goes; short: sockets lie in it")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="imageshards-bench-") as name:
-        folder = Path(name)
-        images, annotations = replicate(*sample_archives(folder / "sample"), options.images, folder)
-        bare_rate = measure_bare(images, options.cpus)
-        step_rate = measure_step(images, annotations, folder / "store", options.cpus)
-    sys.stdout.write(
-        f"| {options.images:,} images, {options.cpus} CPUs, {RESOLUTION} px | images/s | of bare |\n"
-        "| --- | ---: | ---: |\n"
-        f"| decode + resize in bare processes | {bare_rate:,.0f} | 100 % |\n"
-        f"| preprocessing step into a folder | {step_rate:,.0f} | {step_rate / bare_rate:.0%} |\n"
-    )
+    started = time.monotonic()
+    cpus, others = split_cpus(options.cpus)
+    with work_folder(options.folder) as folder, ExitStack() as stack:
+        say(f"making {options.images:,} images in {folder}")
+        material = make_material(options.images, folder / "data")
+        place = stack.enter_context(s3_place(folder, cpus=others))
+        _s3_material(place, material)
+        proxies = []
+        for delay in (0.0, _DELAY_MS):
+            server = urlsplit(place.endpoint_url).netloc if place and place.endpoint_url else ""
+            address = stack.enter_context(running_proxy(server, delay, cpus=others)) if server else ""
+            proxies.append((delay, address))
+        files = folder / "files.txt"
+        files.write_text("".join(f"{path}\n" for path in decodable(material.files)))
+        bare = bare_rows(material, len(cpus))
+        local = step_row("imageshards, local folder", material, len(cpus), lambda run: StoreSpec(url=str(run / "out")))
+        rows = [
+            *bare,
+            local,
+            *s3_rows(place, material, len(cpus), proxies),
+            *peer_rows(files, len(cpus), options.peer_repeats),
+        ]
+        rows = [row for row in rows if row in bare or options.only in row.name]
+        run_rows(rows, options.repeats, cpus=cpus, folder=folder)
+        page = results(rows, bare[1], options.images, cpus)
+    options.output.write_text(page)
+    sys.stdout.write(page)
+    say(f"took {time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":

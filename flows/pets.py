@@ -8,9 +8,13 @@ Run it here with `python -m flows.pets` (`--help` names its options, which are t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+
+if __name__ == "__main__":  # before the imports below, which take seconds: see there
+    from flows.command import main
+
+    sys.exit(main())
+
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -25,16 +29,15 @@ from blocks.dataset_store import store_access
 from blocks.ray_cluster import cluster_access
 from flows.summary import create_artifacts, result_of
 from imageshards import oxford_pets
-from imageshards.errors import ConfigError, ImageShardsError
+from imageshards.errors import ConfigError
 from imageshards.fetch import Fetched, Source
 from imageshards.oxford_facts import known_facts
 from imageshards.plan import fingerprint
-from imageshards.recipe import RESOLUTIONS, Recipe, read_recipe
+from imageshards.recipe import RESOLUTIONS, Recipe
 from imageshards.validate import Subject
 from tasks.check import check
 from tasks.download import download
 from tasks.preprocess import preprocess
-from tasks.progress import terminal_progress
 from tasks.publish import find_published, publish
 from tasks.ray_job import stop_ray_jobs
 from tasks.upload import upload
@@ -184,47 +187,3 @@ def _download(
         sources["annotations"] = Source(annotations, digest, oxford_pets.ANNOTATIONS_MIRRORS)
     pending = {what: download.submit(what, source) for what, source in sources.items()}
     return {what: future.result() for what, future in pending.items()}
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m flows.pets", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--images", default=oxford_pets.IMAGES_URL, help="URL or path (default: the Oxford archive)")
-    parser.add_argument("--annotations", default=oxford_pets.ANNOTATIONS_URL, help="URL or path (default: likewise)")
-    parser.add_argument("--images-sha256", help="what the images archive must be")
-    parser.add_argument("--annotations-sha256", help="what the annotations archive must be")
-    parser.add_argument("--store", default="data", help="folder, s3://bucket/prefix or block:NAME (default: data)")
-    parser.add_argument("--raw-store", help="likewise, for the raw images (default: the store)")
-    parser.add_argument(
-        "--resolutions", type=int, nargs="+", choices=RESOLUTIONS, default=[224], help="sides in px (default: 224)"
-    )
-    parser.add_argument("--ray", default="local", help="`local`, http(s)://head:8265 or block:NAME (default: local)")
-    parser.add_argument("--recipe", metavar="FILE", help="JSON or YAML file; docs/recipe.md lists its keys")
-    parser.add_argument(
-        "--max-reject-fraction", type=float, default=0.01, help="above this share nothing is published (default: 0.01)"
-    )
-    parser.add_argument("--max-leaks", type=int, help="above this number of duplicate pairs across splits, likewise")
-    parser.add_argument("--keep-unlisted", action="store_true", help="keep images in no split, as split `unlisted`")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the flow in this process; prints its summary as the last line of stdout.
-
-    Returns:
-        0 when every resolution is published, 1 when the run failed, 2 when it was called wrongly.
-    """
-    options = vars(_parse(arguments))
-    recipe_file = options.pop("recipe")
-    try:
-        recipe = read_recipe(recipe_file) if recipe_file else Recipe()
-        with terminal_progress():
-            summary = pets(**options, recipe=recipe)
-    except ImageShardsError as error:
-        sys.stderr.write(f"error: {error.message}\n")
-        return 2 if isinstance(error, ConfigError) else 1
-    sys.stdout.write(json.dumps(summary) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,6 +8,8 @@ refused with a `RejectReason`. Whatever the bytes are, decoding does not crash, 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
@@ -18,6 +20,7 @@ from imageshards.colors import ColorSource, to_rgb
 from imageshards.decoded import Decoded, DecodePolicy, Repair
 from imageshards.errors import RejectReason, SampleError
 from imageshards.formats.container import Container
+from imageshards.formats.gray_png import read_gray_png
 from imageshards.formats.jpeg import decode_strictly
 from imageshards.formats.jpeg_header import JpegHeader, read_header, read_icc_profile, without_metadata
 from imageshards.formats.reading import (
@@ -30,6 +33,7 @@ from imageshards.formats.reading import (
     sniff_or_reject,
 )
 from imageshards.orientation import exif_orientation, upright, upright_box
+from imageshards.picture import Reduced
 
 __all__ = [
     "DecodePolicy",
@@ -47,18 +51,28 @@ _KEEPS_VALUES = frozenset({"png", "bmp", "tiff"})
 
 _DEFAULT_POLICY = DecodePolicy()
 
+Reduction = Callable[[tuple[int, int]], int]
+"""From (width, height) of an upright image to the factor by which it is reduced: 1, 2, 4 or 8."""
+
+
+def _in_full(_size: tuple[int, int]) -> int:
+    return 1
+
 
 def suffix_disagrees(name: str, source_format: str) -> bool:
     """Whether the suffix of a file's name is not one of its format's: a case for `Repair.MISNAMED`."""
     return PurePath(name).suffix.lower() not in FORMATS[source_format].suffixes
 
 
-def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
+def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY, *, reduction: Reduction = _in_full) -> Decoded:
     """Decode one image.
 
     Args:
         data: The file, whatever its name.
         policy: What to do where there is a choice.
+        reduction: By which factor to reduce a JPEG while it is decoded: 1, 2, 4 or 8 for its (width, height), upright.
+            Any other format, and a JPEG of four components, is decoded in full. What is refused or repaired is the same
+            at any scale.
 
     Raises:
         SampleError: `empty`, `unknown-format`, `too-large`, `truncated` where data are missing or damaged, and
@@ -66,7 +80,7 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
     """
     source_format = sniff_or_reject(data)
     if source_format == "jpeg":
-        return _decode_jpeg(data, policy)
+        return _decode_jpeg(data, policy, reduction)
     container = FORMATS[source_format].inspect(data)
     if container.size:
         check_size(container.size, container.weight, policy.max_pixels)
@@ -80,15 +94,16 @@ def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY) -> Decoded:
     return _decode_container(container, source_format, policy, load_truncated=True)
 
 
-def _decode_jpeg(data: bytes, policy: DecodePolicy) -> Decoded:
+def _decode_jpeg(data: bytes, policy: DecodePolicy, reduction: Reduction) -> Decoded:
     header = read_header(data)
     check_size((header.width, header.height), 1, policy.max_pixels)
-    strict = decode_strictly(data, header, keep_damaged=policy.keep_damaged)
+    factor = reduction(header.upright_size) if header.components in _SIMPLE_MODES else 1
+    strict = decode_strictly(data, header, keep_damaged=policy.keep_damaged, factor=factor)
     profile = read_icc_profile(data, header) if policy.icc == "srgb" else None
     if strict is not None and profile is None and header.components in _SIMPLE_MODES:
         pixels, noted = strict
         mode, conversion = _SIMPLE_MODES[header.components]
-        return _finish(pixels, "jpeg", mode, header.orientation, (*noted, *conversion))
+        return _finish_jpeg(pixels, header, mode, (*noted, *conversion), factor)
     with foreign_code("jpeg"):
         if strict is None:
             image, noted = _jpeg_image(data, header), _UNCHECKED
@@ -97,7 +112,7 @@ def _decode_jpeg(data: bytes, policy: DecodePolicy) -> Decoded:
         pixels, converted = to_rgb(image, ColorSource(profile=profile, background=policy.background))
     if image.mode == "CMYK" and header.adobe_transform == _YCCK:
         converted[0] = Repair.YCCK_TO_RGB
-    return _finish(pixels, "jpeg", image.mode, header.orientation, (*noted, *converted))
+    return _finish_jpeg(pixels, header, image.mode, (*noted, *converted), factor if strict else 1)
 
 
 _SIMPLE_MODES: dict[int, tuple[str, tuple[Repair, ...]]] = {1: ("L", (Repair.GRAY_TO_RGB,)), 3: ("RGB", ())}
@@ -163,6 +178,23 @@ _SIGNED = 2
 """TIFF's sample format of integers with a sign."""
 
 
+def _finish_jpeg(
+    stored: npt.NDArray[np.uint8], header: JpegHeader, mode: str, repairs: tuple[Repair, ...], factor: int
+) -> Decoded:
+    decoded = _finish(stored, "jpeg", mode, header.orientation, repairs)
+    if factor == 1:
+        return decoded
+    height, width, _ = stored.shape
+    covered = (0.0, 0.0, header.width / factor, header.height / factor)
+    left, top, _, _ = upright_box(covered, header.orientation, width, height)
+    return replace(
+        decoded,
+        source_width=header.width,
+        source_height=header.height,
+        reduced=Reduced(factor, header.upright_size, (left, top)),
+    )
+
+
 def _finish(
     stored: npt.NDArray[np.uint8], source_format: str, mode: str, orientation: int, repairs: tuple[Repair, ...]
 ) -> Decoded:
@@ -182,10 +214,12 @@ def decode_trimap(data: bytes, *, max_pixels: int) -> npt.NDArray[np.uint8]:
     Raises:
         SampleError: `bad-annotation` for all that can be wrong with it.
     """
-    try:
-        trimap = _decode_indices(data, max_pixels)
-    except SampleError as error:
-        raise SampleError(f"the trimap: {error}", reason=RejectReason.BAD_ANNOTATION) from error
+    trimap = read_gray_png(data, max_pixels)
+    if trimap is None:
+        try:
+            trimap = _decode_indices(data, max_pixels)
+        except SampleError as error:
+            raise SampleError(f"the trimap: {error}", reason=RejectReason.BAD_ANNOTATION) from error
     if trimap.min() < TRIMAP_VALUES[0] or trimap.max() > TRIMAP_VALUES[-1]:
         found = ", ".join(str(value) for value in np.unique(trimap)[:8])
         raise SampleError(

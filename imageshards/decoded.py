@@ -9,6 +9,7 @@ from typing import Literal, Self
 import numpy as np
 import numpy.typing as npt
 
+from imageshards.picture import Reduced
 from imageshards.recipe import Recipe
 
 
@@ -69,13 +70,14 @@ class Decoded:
     """One image as upright RGB pixels, and how it was stored.
 
     Attributes:
-        pixels: (H, W, 3) uint8, RGB, upright, C-contiguous.
+        pixels: (H, W, 3) uint8, RGB, upright, C-contiguous; of the image, or of the image at reduced scale.
         source_width: Width as stored, before the EXIF orientation was applied.
         source_height: Height as stored, likewise.
         source_format: `jpeg`, `png`, `gif`, `webp`, `bmp`, `tiff`, `avif` or `jpeg2000`, by content.
         source_mode: Pillow's mode of the stored image: `RGB`, `L`, `CMYK`, `P`, `RGBA`, `I;16`, …
         exif_orientation: 1 to 8; 1 where none is stated.
         repairs: What was done, out of `Repair`, in the order applied.
+        reduced: How the pixels lie on the image; None where they are the image's.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -85,3 +87,11 @@ class Decoded:
     source_mode: str
     exif_orientation: int
     repairs: tuple[str, ...]
+    reduced: Reduced | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the upright image in px."""
+        if self.exif_orientation >= 5:  # 5 to 8 turn by a quarter
+            return self.source_height, self.source_width
+        return self.source_width, self.source_height

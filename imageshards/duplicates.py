@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -64,9 +65,19 @@ _MAX_PAIRS, _MAX_PAIRS_EACH = 1_000_000, 8
 """Altogether and for each hash. Groups of 16 equal hashes make 7.5 for each."""
 _LOOKS_KEPT = 30_000
 """Of candidates, 2 kB each."""
+_PAIRS_AT_ONCE = 4096
+"""Their images are described, and read, before they are compared."""
+_READERS = 2
+"""Each holds one image."""
+
+MAX_NEARLY_EQUAL = 1_000_000
+"""Hashes among which near ones are searched: 50 s on one core and 100 bytes a hash. Ten times as many take 25 minutes,
+and hashes of unrelated photographs within 10 bits come by the million, all to be read again. Among more, only equal
+ones are searched: by sorting, 17 bytes a hash, 100 million in half a minute."""
 
 _SORTING_WORK = 64
 """Comparisons of two hashes that take as long as sorting one in, measured."""
+_HASHES_AT_ONCE = 1 << 20
 _DROPPED_BELOW = 0.8
 """Share of hashes still to be compared."""
 
@@ -80,12 +91,14 @@ class Hashed:
         split: The split it belongs to.
         perceptual_hash: See `perceptual_hash`.
         source_key: Its raw object, by which its pixels can be read again.
+        source_sha256: Digest of that object.
     """
 
     image_id: str
     split: str
     perceptual_hash: int
     source_key: str
+    source_sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,48 +160,62 @@ def _gray_grid(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return gray
 
 
+def reach(count: int) -> int:
+    """Bits within which hashes are searched among so many: `MAX_DISTANCE`, or 0 above `MAX_NEARLY_EQUAL`."""
+    return MAX_DISTANCE if count <= MAX_NEARLY_EQUAL else 0
+
+
 def find_duplicates(
-    images: Sequence[Hashed],
+    hashes: NDArray[np.uint64],
+    describe: Callable[[NDArray[np.int64]], Sequence[Hashed]],
     read_pixels: Callable[[str], NDArray[np.uint8] | None],
     *,
     max_distance: int = MAX_DISTANCE,
-) -> list[Duplicate]:
+) -> Iterator[Duplicate]:
     """Find the images that show the same picture.
 
     Of more than 16 images with one hash, each is compared to the first alone, see `find_near`.
 
     Args:
-        images: Each image once; their order does not matter.
-        read_pixels: Gives the (H, W, 3) uint8 RGB upright pixels behind a `source_key`; called for candidates only,
-            once for each unless they are very many. Where it gives None, the hash alone decides, and the pair is near.
+        hashes: (N,) the perceptual hash of each image.
+        describe: Gives the images at some positions among the hashes, ascending; called for candidates only.
+        read_pixels: Gives the (H, W, 3) uint8 RGB upright pixels behind a `source_key`; called from two threads, for
+            candidates whose files differ, and once for each unless they are very many. Where it gives None, the hash
+            alone decides, and the pair is near.
         max_distance: Bits in which the hashes of near duplicates may differ, 0 to 16.
 
-    Returns:
-        The pairs, ordered by name.
+    Yields:
+        The pairs, in the order of the hashes.
 
     Raises:
         ConfigError: `max_distance` is out of range, or too large for images so much alike, see `find_near`.
     """
-    ordered = sorted(images, key=lambda image: image.image_id)
-    hashes = np.array([image.perceptual_hash for image in ordered], np.uint64)
 
     @lru_cache(_LOOKS_KEPT)
     def look(source_key: str) -> _Look | None:
         pixels = read_pixels(source_key)
         return None if pixels is None else _look(pixels)
 
-    found = []
-    for first, second in ((ordered[i], ordered[j]) for i, j in find_near(hashes, max_distance)):
-        kind = _kind(look(first.source_key), look(second.source_key))
-        if kind:
-            distance = (first.perceptual_hash ^ second.perceptual_hash).bit_count()
-            found.append(Duplicate(first.image_id, second.image_id, first.split, second.split, kind, distance))
-    return found
+    near = find_near(hashes, max_distance)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="duplicates") as pool:
+        for start in range(0, len(near), _PAIRS_AT_ONCE):
+            chosen = near[start : start + _PAIRS_AT_ONCE]
+            positions = np.unique(chosen)
+            images = describe(positions)
+            places = np.searchsorted(positions, chosen).tolist()
+            pairs = [_by_name(images[one], images[other]) for one, other in places]
+            unlike = [pair for pair in pairs if pair[0].source_sha256 != pair[1].source_sha256]
+            list(pool.map(look, dict.fromkeys(image.source_key for pair in unlike for image in pair)))
+            for first, second in pairs:
+                same_file = first.source_sha256 == second.source_sha256
+                kind = "exact" if same_file else _kind(look(first.source_key), look(second.source_key))
+                if kind:
+                    distance = (first.perceptual_hash ^ second.perceptual_hash).bit_count()
+                    yield Duplicate(first.image_id, second.image_id, first.split, second.split, kind, distance)
 
 
-def leaks(duplicates: Iterable[Duplicate]) -> list[Duplicate]:
-    """Those whose two images belong to different splits."""
-    return [duplicate for duplicate in duplicates if duplicate.first_split != duplicate.second_split]
+def _by_name(one: Hashed, other: Hashed) -> tuple[Hashed, Hashed]:
+    return (one, other) if one.image_id <= other.image_id else (other, one)
 
 
 def _look(pixels: NDArray[np.uint8]) -> _Look:
@@ -230,11 +257,30 @@ def find_near(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64
         (M, 2) int64 indices, the lower first in a pair, pairs in ascending order.
 
     Raises:
-        ConfigError: `max_distance` is out of range, or more than a million pairs, and 8 for each hash, lie within
-            it.
+        ConfigError: `max_distance` is out of range, or more than a million pairs, and 8 for each of the first million
+            hashes, lie within it.
     """
     if not 0 <= max_distance <= LONGEST_DISTANCE:
         raise ConfigError(f"max_distance must be from 0 to {LONGEST_DISTANCE}, found {max_distance}")
+    positions = np.arange(len(hashes)) if max_distance else _repeated(hashes)
+    return positions[_near_pairs(hashes[positions], max_distance)]
+
+
+def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Where the hashes are that occur more than once, ascending."""
+    ordered = np.sort(hashes)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    del ordered
+    found = [np.empty(0, np.int64)]
+    for start in range(0, len(hashes) if len(twice) else 0, _HASHES_AT_ONCE):
+        part = hashes[start : start + _HASHES_AT_ONCE]
+        candidates = twice[np.searchsorted(twice, part).clip(max=len(twice) - 1)]
+        found.append(start + np.flatnonzero(candidates == part))
+    return np.concatenate(found)
+
+
+def _near_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
+    """`find_near` among hashes that all come into question."""
     positions = np.arange(len(hashes))
     _, firsts, group, sizes = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
     leader = firsts[group]
@@ -298,7 +344,7 @@ def _near_in_buckets(hashes: NDArray[np.uint64], mask: np.uint64, max_distance: 
 
 
 def _refuse_too_many(pairs: int, count: int, max_distance: int) -> None:
-    limit = _MAX_PAIRS + _MAX_PAIRS_EACH * count
+    limit = _MAX_PAIRS + _MAX_PAIRS_EACH * min(count, MAX_NEARLY_EQUAL)
     if pairs > limit:
         raise ConfigError(
             f"more than {limit:,} pairs among {count:,} images lie within max_distance {max_distance}: the images look "

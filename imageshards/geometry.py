@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from imageshards.errors import RejectReason, SampleError
-from imageshards.picture import Box
+from imageshards.picture import Box, Reduced
 from imageshards.recipe import Color, Recipe
+from imageshards.resize import reach, resize_bilinear
 
 MAX_SIDE_PX = 1 << 24
 """Pillow takes box coordinates in single precision, which counts whole pixels up to here."""
@@ -99,12 +100,7 @@ def place(source: tuple[int, int], recipe: Recipe, resolution: int) -> Placement
             f"the image is {source[0]} x {source[1]} pixels; no side may be longer than {MAX_SIDE_PX}",
             reason=RejectReason.TOO_LARGE,
         )
-    if recipe.fit == "center-crop":
-        placement = _center_crop(source, round(resolution / recipe.crop_fraction), resolution)
-    elif recipe.fit == "letterbox":
-        placement = _letterbox(source, resolution)
-    else:
-        placement = place_stretched(source, resolution)
+    placement = place_any(source, recipe, resolution)
     if placement.upscales and recipe.upscale == "reject":
         raise SampleError(
             f"the image is {source[0]} x {source[1]} pixels and would have to be enlarged to "
@@ -112,6 +108,15 @@ def place(source: tuple[int, int], recipe: Recipe, resolution: int) -> Placement
             reason=RejectReason.TOO_SMALL,
         )
     return placement
+
+
+def place_any(source: tuple[int, int], recipe: Recipe, resolution: int) -> Placement:
+    """Where `place` would put a source, refused or not."""
+    if recipe.fit == "center-crop":
+        return _center_crop(source, round(resolution / recipe.crop_fraction), resolution)
+    if recipe.fit == "letterbox":
+        return _letterbox(source, resolution)
+    return place_stretched(source, resolution)
 
 
 def place_stretched(source: tuple[int, int], resolution: int) -> Placement:
@@ -139,14 +144,23 @@ def _letterbox(source: tuple[int, int], resolution: int) -> Placement:
 
 
 def place_pixels(
-    pixels: NDArray[np.uint8], placement: Placement, *, interpolation: str, exact: bool, fill: Color
+    pixels: NDArray[np.uint8],
+    placement: Placement,
+    *,
+    interpolation: str,
+    exact: bool,
+    fill: Color,
+    reduced: Reduced | None = None,
 ) -> NDArray[np.uint8]:
     """Resize an image as its placement says: (H, W, 3) uint8 in, (R, R, 3) uint8 out.
 
-    Equal to torchvision's and Pillow's, but for a bilinear crop without `exact`, which resizes only what is kept.
+    Equal to torchvision's and Pillow's, but for pixels at reduced scale, and for bilinear without `exact`, which
+    `resize_bilinear` does to what is kept.
     """
-    whole = exact or interpolation != "bilinear"
-    return np.asarray(_pad(_resize(pixels, placement, FILTERS[interpolation], whole=whole), placement, fill))
+    if interpolation == "bilinear" and not exact:
+        box = reduced.box(placement.source_box) if reduced else placement.source_box
+        return _padded(resize_bilinear(pixels, box, placement.kept[2:]), placement, fill)
+    return np.asarray(_pad(_resize(pixels, placement, FILTERS[interpolation], reduced=reduced), placement, fill))
 
 
 def place_trimap(trimap: NDArray[np.uint8], placement: Placement) -> NDArray[np.uint8]:
@@ -155,7 +169,7 @@ def place_trimap(trimap: NDArray[np.uint8], placement: Placement) -> NDArray[np.
     Each output pixel takes the value under its centre. (torchvision's resizing of masks takes the value under its upper
     left corner instead, half a pixel off the image.)
     """
-    return np.asarray(_pad(_resize(trimap, placement, Image.Resampling.NEAREST, whole=True), placement, 0))
+    return np.asarray(_pad(_resize(trimap, placement, Image.Resampling.NEAREST), placement, 0))
 
 
 def place_box(box: Box, placement: Placement) -> tuple[Box | None, float]:
@@ -186,28 +200,36 @@ def clip_box(box: Box, frame: Box) -> tuple[Box | None, float]:
 
 
 def _resize(
-    pixels: NDArray[np.uint8], placement: Placement, resampling: Image.Resampling, *, whole: bool
+    pixels: NDArray[np.uint8],
+    placement: Placement,
+    resampling: Image.Resampling,
+    *,
+    reduced: Reduced | None = None,
 ) -> Image.Image:
+    if reduced is not None:
+        return _resize_kept(pixels, reduced.box(placement.source_box), placement.kept[2:], resampling)
     if not placement.crops:
         return Image.fromarray(pixels).resize(placement.resized, resampling)
-    if not whole or math.prod(placement.resized) > MAX_RESIZED_PX:
-        return _resize_kept(pixels, placement, resampling)
+    if math.prod(placement.resized) > MAX_RESIZED_PX:
+        return _resize_kept(pixels, placement.source_box, placement.kept[2:], resampling)
     left, top, width, height = placement.kept
     resized = Image.fromarray(pixels).resize(placement.resized, resampling)
     return resized.crop((left, top, left + width, top + height))
 
 
-def _resize_kept(pixels: NDArray[np.uint8], placement: Placement, resampling: Image.Resampling) -> Image.Image:
-    """Resize only what is kept: the source is cut down to what the filter reaches, then resized by a fractional box.
+def _resize_kept(
+    pixels: NDArray[np.uint8], box: Box, size: tuple[int, int], resampling: Image.Resampling
+) -> Image.Image:
+    """Resize a box of fractional pixels to (width, height): the picture is cut down to what the filter reaches, first.
 
-    First along x, then along y, as Pillow does it with a whole picture that is no more than twice as high as wide. Left
+    Along x, then along y, as Pillow does it with a whole picture that is no more than twice as high as wide. Left
     to itself it goes by the size of the part and may do y first, which rounds differently.
     """
     height, width = pixels.shape[:2]
-    left, top, right, bottom = placement.source_box
-    kept_width, kept_height = placement.kept[2:]
-    x_start, x_stop = _reach(left, right, kept_width, width, resampling)
-    y_start, y_stop = _reach(top, bottom, kept_height, height, resampling)
+    left, top, right, bottom = box
+    kept_width, kept_height = size
+    x_start, x_stop = reach(left, right, kept_width, width, support_px=_SUPPORT_PX[resampling])
+    y_start, y_stop = reach(top, bottom, kept_height, height, support_px=_SUPPORT_PX[resampling])
     part = Image.fromarray(pixels[y_start:y_stop, x_start:x_stop])
     if resampling is Image.Resampling.NEAREST:
         box = (left - x_start, top - y_start, right - x_start, bottom - y_start)
@@ -216,14 +238,21 @@ def _resize_kept(pixels: NDArray[np.uint8], placement: Placement, resampling: Im
     return rows.resize((kept_width, kept_height), resampling, box=(0, top - y_start, kept_width, bottom - y_start))
 
 
-def _reach(start: float, stop: float, length_px: int, limit_px: int, resampling: Image.Resampling) -> tuple[int, int]:
-    support = _SUPPORT_PX[resampling] * max((stop - start) / length_px, 1.0)
-    return max(0, math.floor(start - support)), min(limit_px, math.ceil(stop + support))
-
-
 def _pad(image: Image.Image, placement: Placement, fill: Color | int) -> Image.Image:
     if not placement.pads:
         return image
     canvas = Image.new(image.mode, (placement.resolution, placement.resolution), fill)
     canvas.paste(image, placement.offset)
+    return canvas
+
+
+def _padded(pixels: NDArray[np.uint8], placement: Placement, fill: Color) -> NDArray[np.uint8]:
+    """`_pad` for an array."""
+    if not placement.pads:
+        return pixels
+    height, width = pixels.shape[:2]
+    left, top = placement.offset
+    canvas = np.empty((placement.resolution, placement.resolution, 3), np.uint8)
+    canvas[:] = fill
+    canvas[top : top + height, left : left + width] = pixels
     return canvas

@@ -6,11 +6,12 @@ and never list a prefix.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from imageshards.errors import ObjectExistsError, ObjectMissingError, StoreError
 from imageshards.plan import version_prefix
@@ -21,6 +22,11 @@ MANIFEST_NAME = "manifest.json"
 
 MAX_DUPLICATES = 1000
 """Pairs that a manifest names."""
+
+SHARDS_INLINE = 4096
+"""Shards that a manifest lists itself. The list of more lies beside it, in parts of this many: 1.2 MB each."""
+
+_PART_DIGEST_DIGITS = 16
 
 
 class _Model(BaseModel):
@@ -44,6 +50,17 @@ class ShardEntry(_Model):
     size_bytes: int
     sha256: str
     inputs: str
+
+
+class ShardPart(_Model):
+    """A part of the list of shards: a JSON array in an object of its own, named after its content."""
+
+    path: str
+    shards: int
+    sha256: str
+
+
+_PART = TypeAdapter(tuple[ShardEntry, ...])
 
 
 class PixelStatistics(_Model):
@@ -106,7 +123,8 @@ class Manifest(_Model):
         duplicate_pairs: All such pairs, by kind; `leak` counts those across splits.
         pixels: Statistics over all plain rows.
         normalization: Mean and std that a recipe with `normalize: dataset` measured and applied.
-        shards: Every shard.
+        shards: Every shard; in the file itself none where there are `shard_parts`.
+        shard_parts: Where the list of shards lies if it is long. Empty once `read_manifest` has read them.
         checks: What was checked before this was published.
         created_at: Time of publication, UTC, ISO 8601.
         software: Versions of what built the shards.
@@ -141,6 +159,7 @@ class Manifest(_Model):
     pixels: PixelStatistics
     normalization: PixelStatistics | None = None
     shards: tuple[ShardEntry, ...]
+    shard_parts: tuple[ShardPart, ...] = ()
     checks: tuple[CheckEntry, ...]
     created_at: str
     software: Mapping[str, str]
@@ -152,7 +171,8 @@ class Manifest(_Model):
 
     def to_json(self) -> bytes:
         """The manifest as indented JSON with a stable order."""
-        return self.model_dump_json(indent=1).encode() + b"\n"
+        absent = None if self.shard_parts else {"shard_parts"}
+        return self.model_dump_json(indent=1, exclude=absent).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, *, uri: str) -> Self:
@@ -181,12 +201,54 @@ def latest_key(dataset: str, resolution: int) -> str:
 
 
 def read_manifest(store: Store, dataset: str, resolution: int, fingerprint: str) -> Manifest | None:
-    """The manifest of a version; None where it was not published."""
+    """The manifest of a version with all its shards; None where it was not published.
+
+    Raises:
+        StoreError: It is damaged, or a part of its list of shards is, or is missing.
+    """
     key = manifest_key(dataset, resolution, fingerprint)
     try:
-        return Manifest.from_json(store.get(key), uri=store.uri(key))
+        manifest = Manifest.from_json(store.get(key), uri=store.uri(key))
     except ObjectMissingError:
         return None
+    shards = [shard for part in manifest.shard_parts for shard in _read_part(store, part, manifest)]
+    return manifest.model_copy(update={"shards": (*manifest.shards, *shards), "shard_parts": ()})
+
+
+def _read_part(store: Store, part: ShardPart, manifest: Manifest) -> tuple[ShardEntry, ...]:
+    try:
+        data = store.get(part.path)
+        found = hashlib.sha256(data).hexdigest()
+        if found != part.sha256:
+            raise ValueError(f"expected sha256 {part.sha256}, found {found}")
+        shards = _PART.validate_json(data)
+        if len(shards) != part.shards:
+            raise ValueError(f"expected {part.shards} shards, found {len(shards)}")
+    except (ObjectMissingError, ValueError) as error:
+        raise StoreError(
+            f"{store.uri(part.path)}, a part of {store.uri(manifest.key)}, cannot be used: {error}; "
+            "delete that manifest and run again, which keeps finished shards",
+            key=part.path,
+        ) from error
+    return shards
+
+
+def _in_parts(manifest: Manifest, shards_inline: int) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest as it is stored, and the objects that hold the list of its shards, by key, if that is long."""
+    if len(manifest.shards) <= shards_inline:
+        return manifest, {}
+    prefix = version_prefix(manifest.dataset, manifest.resolution, manifest.fingerprint)
+    parts: list[ShardPart] = []
+    objects: dict[str, bytes] = {}
+    for start in range(0, len(manifest.shards), shards_inline):
+        shards = manifest.shards[start : start + shards_inline]
+        data = _PART.dump_json(shards)
+        digest = hashlib.sha256(data).hexdigest()
+        # Named after its content: a run that comes second can never change what a published manifest refers to.
+        key = f"{prefix}shards-{len(parts):05d}-{digest[:_PART_DIGEST_DIGITS]}.json"
+        parts.append(ShardPart(path=key, shards=len(shards), sha256=digest))
+        objects[key] = data
+    return manifest.model_copy(update={"shards": (), "shard_parts": tuple(parts)}), objects
 
 
 def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
@@ -204,13 +266,24 @@ def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
         raise StoreError(f"{store.uri(key)} is no pointer to a manifest: {error}; publish to replace it") from error
 
 
-def publish_manifest(store: Store, manifest: Manifest) -> Manifest:
-    """Commit a version: its manifest, then the pointer. Returns the manifest that counts: ours, or an earlier one.
+def publish_manifest(store: Store, manifest: Manifest, *, shards_inline: int = SHARDS_INLINE) -> Manifest:
+    """Commit a version: the parts of a long list of shards, its manifest, then the pointer.
 
     Idempotent: a version that another run published meanwhile is left as it is, for its shards are the same bytes.
+
+    Args:
+        store: Where the shards lie.
+        manifest: With all its shards.
+        shards_inline: How many the manifest lists itself, and how many go into a part where there are more.
+
+    Returns:
+        The manifest that counts: ours, or an earlier one.
     """
+    stored, parts = _in_parts(manifest, shards_inline)
+    for key, data in parts.items():
+        store.put(key, data)
     try:
-        store.put(manifest.key, manifest.to_json(), create=True)
+        store.put(stored.key, stored.to_json(), create=True)
     except ObjectExistsError:
         published = read_manifest(store, manifest.dataset, manifest.resolution, manifest.fingerprint)
         manifest = published or manifest

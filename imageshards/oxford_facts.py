@@ -19,6 +19,9 @@ from imageshards.oxford_pets import ANNOTATIONS_SHA256, IMAGES_SHA256
 _USUAL_IMAGES_OF_A_CLASS = 100
 _EXAMPLES = 5
 
+OBSERVED_COLUMNS = ("image_id", "split", "class_name", "species", "head_box")
+"""Columns of the index that the facts speak of."""
+
 
 @dataclass(frozen=True, slots=True)
 class OddImage:
@@ -74,11 +77,11 @@ class Observed:
     """What was found of the same archives.
 
     Attributes:
-        index: Columns of the index by image id.
+        index: `OBSERVED_COLUMNS` of the index by image id.
         members: Members of both archives by kind.
-        rows: `source_format` and `repairs` of each plain row by image id.
+        rows: `source_format` and `repairs` of each plain row that the facts name, by image id.
         rejects: Reason of each reject by image id.
-        empty_trimaps: Plain rows whose trimap is background alone.
+        empty_trimaps: Those of these rows whose trimap is background alone.
     """
 
     index: Mapping[str, Mapping[str, Any]]

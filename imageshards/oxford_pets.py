@@ -5,8 +5,9 @@ Parkhi, Vedaldi, Zisserman, Jawahar, "Cats and Dogs", CVPR 2012. https://www.rob
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
@@ -54,48 +55,39 @@ class HeadBox(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """What list.txt says of an image.
+class Classes:
+    """The classes of list.txt.
 
     Attributes:
-        class_id: 0-based, in the order of list.txt's 1-based CLASS-ID.
-        class_name: e.g. `Abyssinian`, `american_bulldog`.
-        species: `cat` or `dog`.
-        split: `trainval`, `test`, or None for an image in no split.
+        names: By class id.
+        species: `cat` or `dog`, by class id.
     """
 
-    class_id: int
-    class_name: str
+    names: tuple[str, ...]
+    species: tuple[str, ...]
+
+    def id_by_name(self, image_id: str) -> int | None:
+        """The class of an image that no list names: that of its name, where a class of that name exists."""
+        name = class_of_name(image_id)
+        return self.names.index(name) if name in self.names else None
+
+
+class ClassEntry(NamedTuple):
+    """Name and species of a class, as a line of a list has them."""
+
+    name: str
     species: str
-    split: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.species})"
 
 
-@dataclass(frozen=True, slots=True)
-class Annotations:
-    """Everything the annotations archive says, by image id (the file name without its suffix).
+class ListEntry(NamedTuple):
+    """A line of list.txt or of a split list; the class id is 0-based."""
 
-    Attributes:
-        class_names: By class id.
-        class_species: `cat` or `dog`, by class id.
-        labels: Images of list.txt.
-        head_boxes: Images that have an XML file.
-    """
-
-    class_names: tuple[str, ...]
-    class_species: tuple[str, ...]
-    labels: Mapping[str, Label]
-    head_boxes: Mapping[str, HeadBox]
-
-    def label_of(self, image_id: str) -> Label | None:
-        """The label of an image; one in no split gets its class from its name, where a class of that name exists."""
-        if label := self.labels.get(image_id):
-            return label
-        match = _NAME_AND_NUMBER.fullmatch(image_id)
-        name = match["class_name"] if match else ""
-        if name not in self.class_names:
-            return None
-        class_id = self.class_names.index(name)
-        return Label(class_id, name, self.class_species[class_id], None)
+    image_id: str
+    class_id: int
+    class_: ClassEntry
 
 
 def is_annotation(name: str) -> bool:
@@ -104,138 +96,47 @@ def is_annotation(name: str) -> bool:
     return path.name in ("list.txt", "trainval.txt", "test.txt") or path.parent.name in ("trimaps", "xmls")
 
 
-class AnnotationsReader:
-    """Collects the members of an annotations archive, in any order; `finish` checks them and joins them."""
-
-    def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
-        self._boxes: dict[str, HeadBox] = {}
-
-    def add(self, name: str, data: bytes) -> None:
-        """Take in one member; trimaps and README are of no concern here.
-
-        Raises:
-            SourceError: The member cannot be read as what its name says.
-        """
-        path = PurePosixPath(name)
-        if path.name in ("list.txt", "trainval.txt", "test.txt"):
-            if path.name in self._texts:
-                raise SourceError(
-                    f"the annotations archive holds two files named {path.name}, one of them {name}", member=name
-                )
-            self._texts[path.name] = _text(name, data)
-        elif path.suffix == ".xml":
-            if path.stem in self._boxes:
-                raise SourceError(f"the annotations archive holds a second {path.name}, {name}", member=name)
-            box = _read_voc(name, data)
-            if box is not None:
-                self._boxes[path.stem] = box
-
-    def finish(self) -> Annotations:
-        """The joined annotations.
-
-        Raises:
-            SourceError: A list is missing, malformed, or contradicts another.
-        """
-        for required in ("list.txt", "trainval.txt", "test.txt"):
-            if required not in self._texts:
-                raise SourceError(
-                    f"the annotations archive holds no {required}: expected the layout of Oxford-IIIT Pet "
-                    "(annotations/list.txt, trainval.txt, test.txt, trimaps/, xmls/); check that --annotations names it"
-                )
-        splits = _read_splits(self._texts)
-        labels: dict[str, Label] = {}
-        classes: dict[int, _Class] = {}
-        for entry in _entries("list.txt", self._texts["list.txt"]):
-            if entry.image_id in labels:
-                raise SourceError(f"list.txt names {entry.image_id} twice")
-            if classes.setdefault(entry.class_id, entry.class_) != entry.class_:
-                raise SourceError(
-                    f"list.txt gives class id {entry.class_id + 1} to both {classes[entry.class_id]} and {entry.class_}"
-                )
-            split, stated = splits.pop(entry.image_id, (None, entry))
-            if stated != entry:
-                raise SourceError(
-                    f"{split}.txt puts {entry.image_id} into class id {stated.class_id + 1}, {stated.class_}, but "
-                    f"list.txt into {entry.class_id + 1}, {entry.class_}: the lists must agree"
-                )
-            labels[entry.image_id] = Label(entry.class_id, entry.class_.name, entry.class_.species, split)
-        if splits:
-            raise SourceError(
-                f"trainval.txt and test.txt name {len(splits)} images that list.txt does not, e.g. {min(splits)}"
-            )
-        by_id = _contiguous(classes)
-        return Annotations(
-            tuple(each.name for each in by_id), tuple(each.species for each in by_id), labels, self._boxes
-        )
+def class_of_name(image_id: str) -> str | None:
+    """The class that a name of the form `NAME_NUMBER` has; None for one of another form."""
+    match = _NAME_AND_NUMBER.fullmatch(image_id)
+    return match["class_name"] if match else None
 
 
-class _Class(NamedTuple):
-    name: str
-    species: str
+def list_entries(name: str, data: bytes) -> Iterator[ListEntry]:
+    """The lines of a list, one at a time.
 
-    def __str__(self) -> str:
-        return f"{self.name} ({self.species})"
+    Args:
+        name: Name of the member.
+        data: Its bytes.
 
-
-class _Entry(NamedTuple):
-    image_id: str
-    class_id: int
-    class_: _Class
-
-
-def _entries(file: str, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        match = _ENTRY.fullmatch(line.strip())
-        named = _NAME_AND_NUMBER.fullmatch(match["image_id"]) if match else None
-        if match is None or named is None:
-            raise SourceError(
-                f"{file} line {number}: expected `NAME_NUMBER CLASS-ID SPECIES BREED-ID`, found {line[:80]!r}",
-                line=number,
-            )
-        class_id, species = int(match["class_id"]), int(match["species"])
-        if class_id < 1 or species not in SPECIES:
-            raise SourceError(
-                f"{file} line {number}: class ids start at 1, species is 1 or 2, found {line[:80]!r}", line=number
-            )
-        yield _Entry(match["image_id"], class_id - 1, _Class(named["class_name"], SPECIES[species]))
-
-
-def _read_splits(texts: Mapping[str, str]) -> dict[str, tuple[str, _Entry]]:
-    splits: dict[str, tuple[str, _Entry]] = {}
-    for split in SPLITS:
-        for entry in _entries(f"{split}.txt", texts[f"{split}.txt"]):
-            if entry.image_id in splits:
-                raise SourceError(
-                    f"{entry.image_id} is named twice in the split lists ({splits[entry.image_id][0]} and {split}): "
-                    "a sample belongs to one split"
-                )
-            splits[entry.image_id] = split, entry
-    return splits
-
-
-def _contiguous(classes: Mapping[int, _Class]) -> list[_Class]:
-    """The classes by id, without a gap and without a name that two of them have."""
-    if not classes or sorted(classes) != list(range(len(classes))):
-        found = ", ".join(str(class_id + 1) for class_id in sorted(classes)[:5]) or "none"
-        raise SourceError(f"list.txt: class ids must run from 1 without a gap, found {len(classes)} classes: {found} …")
-    ids: dict[str, int] = {}
-    for class_id, each in sorted(classes.items()):
-        if ids.setdefault(each.name, class_id) != class_id:
-            raise SourceError(f"list.txt gives both class id {ids[each.name] + 1} and {class_id + 1} to {each.name}")
-    return [classes[class_id] for class_id in range(len(classes))]
-
-
-def _text(name: str, data: bytes) -> str:
+    Raises:
+        SourceError: It is no text, or has a line of another form.
+    """
+    file = PurePosixPath(name).name
     try:
-        return data.decode("utf-8")
+        for number, line in enumerate(io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"), start=1):
+            if line.strip() and not line.startswith("#"):
+                yield _entry(file, number, line.rstrip("\n"))
     except UnicodeDecodeError as error:
         raise SourceError(f"{name} is no text: {error}", member=name) from error
 
 
-def _read_voc(name: str, data: bytes) -> HeadBox | None:
+def _entry(file: str, number: int, line: str) -> ListEntry:
+    match = _ENTRY.fullmatch(line.strip())
+    class_name = class_of_name(match["image_id"]) if match else None
+    if match is None or class_name is None:
+        raise SourceError(
+            f"{file} line {number}: expected `NAME_NUMBER CLASS-ID SPECIES BREED-ID`, found {line[:80]!r}", line=number
+        )
+    class_id, species = int(match["class_id"]), int(match["species"])
+    if class_id < 1 or species not in SPECIES:
+        raise SourceError(
+            f"{file} line {number}: class ids start at 1, species is 1 or 2, found {line[:80]!r}", line=number
+        )
+    return ListEntry(match["image_id"], class_id - 1, ClassEntry(class_name, SPECIES[species]))
+
+
+def read_voc(name: str, data: bytes) -> HeadBox | None:
     """The box of a Pascal VOC file; None where it holds no object.
 
     The numbers are taken as edges in pixels, as they are written. Pascal VOC counts pixels from 1; whether Oxford's

@@ -15,18 +15,50 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One decoded image with its annotation, in upright coordinates.
+class Reduced:
+    """How the pixels of a picture that was decoded at reduced scale lie on its source.
+
+    Each covers `factor` x `factor` pixels of the source. Where a side of the source is no multiple of that, the pixels
+    along one edge reach beyond it.
 
     Attributes:
-        pixels: (H, W, 3) uint8, RGB, upright, C-contiguous.
+        factor: 2, 4 or 8.
+        source: (width, height) of the upright source.
+        origin: Where the source begins, (x, y) in reduced pixels: 0 to 1. Above 0 where the picture was turned so that
+            the edge that reaches beyond came to lie on the left, or at the top.
+    """
+
+    factor: int
+    source: tuple[int, int]
+    origin: tuple[float, float]
+
+    def box(self, box: Box) -> Box:
+        """A box in source pixels, in reduced ones."""
+        x, y = self.origin
+        factor = self.factor
+        return box[0] / factor + x, box[1] / factor + y, box[2] / factor + x, box[3] / factor + y
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded image with its annotation, in upright coordinates of the source.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB, upright, C-contiguous; of the source, or of the source at reduced scale.
         head_box: The head, or None where there is no annotation.
-        trimap: (H, W) uint8 with the values 1 pet, 2 background, 3 border; or None.
+        trimap: (H, W) uint8 with the values 1 pet, 2 background, 3 border, of the source's size; or None.
+        reduced: How the pixels lie on the source; None where they are the source's.
     """
 
     pixels: NDArray[np.uint8]
     head_box: Box | None
     trimap: NDArray[np.uint8] | None
+    reduced: Reduced | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the source in px."""
+        return self.reduced.source if self.reduced else (self.pixels.shape[1], self.pixels.shape[0])
 
 
 @dataclass(frozen=True, slots=True)

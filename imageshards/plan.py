@@ -100,11 +100,20 @@ def plan_shards(split_sizes: Mapping[str, int], recipe: Recipe, resolution: int)
 
 
 def plan_units(split_sizes: Mapping[str, int], recipe: Recipe, resolutions: Iterable[int]) -> list[Unit]:
-    """Work units that cover each shard of each resolution once.
+    """Work units that cover each shard of each resolution once, the largest first: a short one ends a run evenly.
 
     A recipe that augments gets a unit for each shard: its copies are laid one after another through the shard, and
     decoding is a small part of its cost.
     """
+
+    def size(unit: Unit) -> float:
+        images = split_sizes[unit.split] * (1 + copies_of(recipe, unit.split)) / unit.buckets
+        return images * sum(side * side for side in unit.resolutions)
+
+    return sorted(_units(split_sizes, recipe, resolutions), key=size, reverse=True)
+
+
+def _units(split_sizes: Mapping[str, int], recipe: Recipe, resolutions: Iterable[int]) -> list[Unit]:
     counts = {resolution: plan_shards(split_sizes, recipe, resolution) for resolution in sorted(resolutions)}
     if recipe.augments:
         return [

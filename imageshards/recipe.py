@@ -130,8 +130,10 @@ class Recipe(BaseModel):
     upscale: Literal["allow", "reject"] = Field("allow", description="What happens to an image that must be enlarged.")
     exact: bool = Field(
         False,
-        description="center-crop, bilinear: resize the whole image and crop then, equal to torchvision's. Otherwise "
-        "only what is kept gets resized: faster, at most 2 levels off. All else is equal either way.",
+        description="Decode in full, resize the whole image with Pillow, then crop: equal to torchvision's and "
+        "Pillow's own. Otherwise bilinear resizes only what is kept (at most 2 levels off), and a JPEG at least four "
+        "times as large as needed is decoded at a half, a quarter or an eighth, still at least twice as large as "
+        "needed (measured: less than 1 level off on average, PSNR above 44 dB). All else is equal either way.",
     )
 
     keep_damaged: bool = Field(False, description="Accept images with lost data (truncated JPEG), noted as a repair.")
@@ -191,6 +193,14 @@ class Recipe(BaseModel):
         return 3 if self.color == "rgb" else 1
 
     @property
+    def reduces(self) -> bool:
+        """Whether large JPEGs may be decoded at reduced scale.
+
+        Not where single pixels are picked out of the source, nor parts of any size.
+        """
+        return not self.exact and self.interpolation != "nearest" and not self.augment.crops
+
+    @property
     def filters(self) -> bool:
         """Whether a quality filter is on; only then does a worker import OpenCV (for a threshold too)."""
         return self.denoise != "none" or self.contrast != "none"
@@ -238,7 +248,7 @@ NEEDS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 def _without_effect(recipe: Recipe) -> list[str]:
     fields = [field for field, (switch, values) in NEEDS.items() if getattr(recipe, switch) not in values]
-    if recipe.fit != "center-crop" or recipe.interpolation != "bilinear":
+    if recipe.interpolation == "nearest" or (recipe.interpolation != "bilinear" and recipe.augment.crops):
         fields.append("exact")
     if not recipe.augments:
         return [*fields, "augment"]

@@ -1,4 +1,4 @@
-"""One Parquet file: rows go straight into the buffer of the row group that is being filled, then to disk.
+"""One Parquet file: rows go straight into the buffer of the row group that is being filled, then to the store.
 
 The footer also holds the outcome of the shard's bucket (its rejects and repairs), so a finished shard tells all.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from imageshards.errors import StoreError
 from imageshards.plan import row_size_bytes
 from imageshards.recipe import Recipe
 from imageshards.schema import METADATA_KEY, OUTCOME_KEY, shard_schema
+from imageshards.store_output import Output
 
 REJECTS_NAME = "rejects.parquet"
 """Lies beside the shards of a version; one row for each sample refused."""
@@ -88,10 +90,11 @@ def rows_per_group(recipe: Recipe, resolution: int) -> int:
 
 
 class ShardWriter:
-    """Writes one shard to a local file; the same rows in the same order give the same bytes.
+    """Writes one shard; the same rows in the same order give the same bytes.
 
     Args:
-        path: The file; removed again when the writer is left by an exception.
+        output: Where to; discarded when the writer is left before it has finished.
+        name: File name of the shard.
         recipe: Says what a pixel is and how it is encoded.
         resolution: Side of the square in px.
         split: The split it belongs to.
@@ -99,13 +102,24 @@ class ShardWriter:
     """
 
     def __init__(
-        self, path: Path, *, recipe: Recipe, resolution: int, split: str, metadata: Mapping[bytes, bytes]
+        self,
+        output: Output,
+        *,
+        name: str,
+        recipe: Recipe,
+        resolution: int,
+        split: str,
+        metadata: Mapping[bytes, bytes],
     ) -> None:
-        self._path = path
+        self._output = output
+        self._name = name
         self._resolution = resolution
         self._split = split
+        self._inputs = str(json.loads(metadata[METADATA_KEY])["inputs"])
         self._group = _RowGroup(recipe, resolution)
-        self._writer = _parquet_writer(path, shard_schema(recipe, resolution).with_metadata(dict(metadata)))
+        schema = shard_schema(recipe, resolution).with_metadata(dict(metadata))
+        with output.guard():
+            self._writer = _parquet_writer(output.target, schema)
         self._rows = 0
         self._samples = 0
         self._rejects: list[Reject] = []
@@ -117,9 +131,9 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
-        if kind is not None:
-            self._path.unlink(missing_ok=True)
+        self._output.discard()
+        with suppress(Exception):  # there may be nothing left to write to
+            self._writer.close()
 
     def append(self, row: Mapping[str, Any], *, image: np.ndarray | bytes, trimap: np.ndarray | None) -> None:
         """Add one row.
@@ -143,25 +157,47 @@ class ShardWriter:
         self._rejects.append(reject)
 
     def finish(self) -> ShardResult:
-        """Close the file and say what is in it."""
+        """Complete the object and say what is in it."""
         if len(self._group):
             self._flush()
+        repairs = dict(sorted(self._repairs.items()))
         outcome = {
             "split": self._split,
             "samples": self._samples,
             "rejects": [asdict(reject) for reject in self._rejects],
-            "repairs": dict(sorted(self._repairs.items())),
+            "repairs": repairs,
         }
-        self._writer.add_key_value_metadata({OUTCOME_KEY: json.dumps(outcome, sort_keys=True).encode()})
-        self._writer.close()
-        return read_shard_result(self._path, resolution=self._resolution, name=self._path.name)
+        with self._output.guard():
+            self._writer.add_key_value_metadata({OUTCOME_KEY: json.dumps(outcome, sort_keys=True).encode()})
+            self._writer.close()
+        size_bytes, sha256 = self._output.commit()
+        return ShardResult(
+            resolution=self._resolution,
+            name=self._name,
+            split=self._split,
+            rows=self._rows,
+            samples=self._samples,
+            size_bytes=size_bytes,
+            sha256=sha256,
+            inputs=self._inputs,
+            rejects=tuple(self._rejects),
+            repairs=repairs,
+        )
 
     def _flush(self) -> None:
-        self._writer.write_batch(self._group.take(self._writer.schema))
+        batch = self._group.take(self._writer.schema)
+        with self._output.guard():
+            self._writer.write_batch(batch)
 
 
-def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
+def read_shard_result(path: Path, *, resolution: int, name: str, sha256: str | None = None) -> ShardResult:
     """What the footer of a local shard says became of its images, and the digest of the file.
+
+    Args:
+        path: The file.
+        resolution: Side of the square in px.
+        name: File name of the shard.
+        sha256: Digest of the file where it is known, as after a download; else the file is read for it.
 
     Raises:
         StoreError: The file is missing, damaged, or no shard of ours.
@@ -169,8 +205,9 @@ def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
     try:
         metadata = pq.read_metadata(path)
         outcome = json.loads(metadata.metadata[OUTCOME_KEY])
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sha256 is None:
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return ShardResult(
             resolution=resolution,
             name=name,
@@ -178,7 +215,7 @@ def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
             rows=metadata.num_rows,
             samples=outcome["samples"],
             size_bytes=path.stat().st_size,
-            sha256=digest,
+            sha256=sha256,
             inputs=json.loads(metadata.metadata[METADATA_KEY])["inputs"],
             rejects=tuple(Reject(**reject) for reject in outcome["rejects"]),
             repairs=outcome["repairs"],
@@ -188,14 +225,14 @@ def read_shard_result(path: Path, *, resolution: int, name: str) -> ShardResult:
         raise StoreError(f"{name} is no finished shard: {problem}; delete it and run again", key=name) from error
 
 
-def _parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def _parquet_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
     """Pixels lie plain and uncompressed, to be read without a copy; statistics of them would bloat the footer."""
     leaves = [_leaf(field) for field in schema]
     plain = {"image"}
     small = [leaf for leaf in leaves if leaf not in {"image", "trimap"}]
     compression = {leaf: "NONE" if leaf in plain else "ZSTD" for leaf in leaves}
     return pq.ParquetWriter(
-        path,
+        target,
         schema,
         compression=compression,
         compression_level={leaf: _ZSTD_LEVEL for leaf in leaves if leaf not in plain},

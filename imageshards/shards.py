@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imageshards.encode import encode
 from imageshards.errors import SampleError
+from imageshards.fetch_ahead import fetchers
 from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index, row_digest
 from imageshards.oxford_pets import Box
 from imageshards.plan import Unit, bucket_of, copies_of, shard_name, shards_of, version_prefix
 from imageshards.recipe import Recipe
-from imageshards.samples import Sample, fetchers, read_samples
+from imageshards.samples import Sample, Samples, read_samples
 from imageshards.schema import FORMAT_VERSION, shard_metadata
 from imageshards.shard_file import Reject, ShardResult, ShardWriter
 from imageshards.statistics import PixelSums
@@ -71,9 +70,9 @@ class Build:
 
 def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
     """The images of a unit, ordered by the hash of their id."""
-    table = read_index(raw_store, build.index_key, hash_range=unit.hash_range)
     split = None if unit.split == UNLISTED_SPLIT else unit.split
-    rows = [row for row in index_rows(table) if row.split == split and not row.left_out]
+    table = read_index(raw_store, build.index_key, split=split, hash_range=unit.hash_range)
+    rows = [row for row in index_rows(table) if not row.left_out]
     return [row for row in rows if row.label is not None] if split is None else rows
 
 
@@ -97,15 +96,12 @@ def build_unit(build: Build, unit: Unit, *, raw_store: Store, store: Store) -> l
     rows = unit_rows(build, unit, raw_store)
     copies = copies_of(build.recipe, unit.split)
     results: list[ShardResult] = []
-    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder, fetchers() as pool, ExitStack() as stack:
-        outputs = [
-            stack.enter_context(_Output(build, version, unit, rows, store=store, folder=Path(folder)))
-            for version in versions
-        ]
+    with fetchers(raw_store) as pool, ExitStack() as stack:
+        outputs = [stack.enter_context(_Output(build, version, unit, rows, store)) for version in versions]
         for copy in range(copies + 1):
-            for row, sample in _read(build, rows, unit, raw_store, pool):
+            for row, samples in _read(build, rows, unit, raw_store, pool):
                 for output in outputs:
-                    output.take(row, sample, copy)
+                    output.take(row, samples, copy)
         for output in outputs:
             results.extend(output.finish())
     return results
@@ -116,14 +112,15 @@ def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, Pix
     versions = [version for version in build.versions if version.resolution in unit.resolutions]
     sums = {version.resolution: PixelSums.zero(build.recipe.channels) for version in versions}
     rows = unit_rows(build, unit, raw_store)
-    with fetchers() as pool:
-        for row, sample in _read(build, rows, unit, raw_store, pool):
-            if isinstance(sample, SampleError):
+    with fetchers(raw_store) as pool:
+        for row, samples in _read(build, rows, unit, raw_store, pool):
+            if isinstance(samples, SampleError):
                 continue  # noted as a reject when the shards are built
             for version in versions:
+                picture = samples[version.resolution].picture
                 try:
                     prepared = prepare_unnormalized(
-                        sample.picture, build.recipe, resolution=version.resolution, image_id=row.image_id
+                        picture, build.recipe, resolution=version.resolution, image_id=row.image_id
                     )
                 except SampleError:
                     continue  # likewise
@@ -134,15 +131,15 @@ def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, Pix
 def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_store: Store) -> None:
     """Do all that `build_unit` does with these images, and write nothing."""
     statistics = ChannelStatistics((0.0,) * build.recipe.channels, (1.0,) * build.recipe.channels)
-    with fetchers() as pool:
-        for row, sample in _read(build, rows, unit, raw_store, pool):
-            if isinstance(sample, SampleError):
+    with fetchers(raw_store) as pool:
+        for row, samples in _read(build, rows, unit, raw_store, pool):
+            if isinstance(samples, SampleError):
                 continue
             for resolution in unit.resolutions:
                 for copy in range(copies_of(build.recipe, unit.split) + 1):
                     try:
                         prepared = prepare(
-                            sample.picture,
+                            samples[resolution].picture,
                             build.recipe,
                             resolution=resolution,
                             image_id=row.image_id,
@@ -156,23 +153,27 @@ def probe_images(build: Build, unit: Unit, rows: Sequence[IndexRow], *, raw_stor
 
 def _read(
     build: Build, rows: Sequence[IndexRow], unit: Unit, raw_store: Store, pool: ThreadPoolExecutor
-) -> Iterator[tuple[IndexRow, Sample | SampleError]]:
-    return read_samples(rows, unit.split, build.recipe, poison=build.poison, store=raw_store, pool=pool)
+) -> Iterator[tuple[IndexRow, Samples | SampleError]]:
+    return read_samples(
+        rows,
+        unit.split,
+        build.recipe,
+        resolutions=unit.resolutions,
+        poison=build.poison,
+        store=raw_store,
+        pool=pool,
+    )
 
 
 class _Output:
     """The shards of one unit at one resolution, one open at a time, in the order of their buckets."""
 
-    def __init__(
-        self, build: Build, version: Version, unit: Unit, rows: Sequence[IndexRow], *, store: Store, folder: Path
-    ) -> None:
+    def __init__(self, build: Build, version: Version, unit: Unit, rows: Sequence[IndexRow], store: Store) -> None:
         self._rows = rows
         self._build = build
         self._version = version
         self._unit = unit
         self._store = store
-        self._folder = folder / str(version.resolution)
-        self._folder.mkdir()
         self._pending = deque(shards_of(unit, version.shards[unit.split]))
         self._writer: ShardWriter | None = None
         self._number = -1
@@ -185,12 +186,13 @@ class _Output:
         if self._writer is not None:
             self._writer.__exit__(*error)
 
-    def take(self, row: IndexRow, sample: Sample | SampleError, copy: int) -> None:
-        """Write a row for the sample, or note why there is none."""
+    def take(self, row: IndexRow, samples: Samples | SampleError, copy: int) -> None:
+        """Write a row for this resolution's sample, or note why there is none."""
         writer = self._writer_of(bucket_of(row.sample_hash, self._version.shards[self._unit.split]))
-        if isinstance(sample, SampleError):
-            self._refuse(writer, row, sample, copy)
+        if isinstance(samples, SampleError):
+            self._refuse(writer, row, samples, copy)
             return
+        sample = samples[self._version.resolution]
         try:
             prepared = self._prepare(row, sample, copy)
         except SampleError as error:
@@ -238,8 +240,10 @@ class _Output:
             shard=name,
             inputs=self._inputs_digest(),
         )
+        prefix = version_prefix(self._build.dataset, self._version.resolution, self._version.fingerprint)
         self._writer = ShardWriter(
-            self._folder / name,
+            self._store.open_output(prefix + name),
+            name=name,
             recipe=self._build.recipe,
             resolution=self._version.resolution,
             split=self._unit.split,
@@ -268,12 +272,7 @@ class _Output:
     def _close(self) -> None:
         if self._writer is None:
             return
-        result = self._writer.finish()
-        path = self._folder / result.name
-        prefix = version_prefix(self._build.dataset, self._version.resolution, self._version.fingerprint)
-        self._store.put_file(prefix + result.name, path)
-        path.unlink()
-        self._results.append(result)
+        self._results.append(self._writer.finish())
         self._writer = None
 
 

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 import obstore
 from obstore.store import LocalStore, S3Store
 
-from imageshards.errors import ConfigError, ObjectMissingError, StoreError, TransientError
+from imageshards.errors import ConfigError, ImageShardsError, ObjectMissingError, StoreError, TransientError
 from imageshards.store_errors import VENDOR_ERRORS, Attempt, translate
+from imageshards.store_output import FolderOutput, Output, StreamOutput
 from imageshards.store_s3 import Credentials, S3Access
 from imageshards.store_spec import Location, StoreSpec, check_key
 
@@ -39,6 +41,8 @@ MAX_PARTS = 10_000
 """https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html"""
 PARTS_IN_FLIGHT = 4
 """With PART_BYTES: an upload holds about 32 MiB."""
+STREAM_PARTS_IN_FLIGHT = 2
+"""Of an object that is being made: a worker has one for each resolution."""
 LIST_CHUNK = 1000
 
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
@@ -124,9 +128,16 @@ class Store:
         path = self._path(key)
         return Path("/", path) if self._location.bucket is None else None
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether objects are files of this machine."""
+        return self._location.bucket is None
+
     def get(self, key: str) -> bytes:
         """The bytes of an object."""
         path = self._path(key)
+        if self.is_folder:  # a third of the time that obstore takes
+            return self._try("read", key, lambda: _read_file(f"/{path}"))
         return self._try("read", key, lambda: obstore.get(self._backend, path).bytes().to_bytes())
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -177,6 +188,25 @@ class Store:
             reason = f"cannot read {source} to write it to {uri}: {error.strerror}"
             raise StoreError(reason, path=str(source), uri=uri) from error
         self._write(key, data if size_bytes else memoryview(b""), size_bytes, create=create)
+
+    def open_output(self, key: str) -> Output:
+        """Begin to write an object bit by bit; it appears, or replaces another, when the output is committed.
+
+        To S3 it goes in parts of `PART_BYTES` while it is being made. What a killed process leaves is unseen: parts of
+        an upload (see `put_file`), or a file named `<name>#<number>`.
+        """
+        path = self._path(key)
+
+        def guard() -> AbstractContextManager[None]:
+            return self._guard("write", key, writes=True)
+
+        if self.is_folder:
+            return FolderOutput(Path("/", path), secrets.randbits(32), guard)
+        with guard():
+            file = obstore.open_writer(
+                self._backend, path, buffer_size=PART_BYTES, max_concurrency=STREAM_PARTS_IN_FLIGHT
+            )
+        return StreamOutput(file, guard)
 
     def download(self, key: str, target: Path) -> str:
         """Stream an object to a file, which appears when it is complete.
@@ -364,11 +394,30 @@ class Store:
         try:
             return call()
         except VENDOR_ERRORS as error:
-            uri = self._location.uri(key) if key else self.url
-            attempt = Attempt(action, uri, self._location.bucket, self.spec.endpoint_url, writes)
-            failure = translate(error, attempt)
+            failure = self._translated(error, action, key, writes=writes)
         # Not from within the handler: the vendor's text may hold signed headers, and would be printed as the context.
         raise failure
+
+    @contextlib.contextmanager
+    def _guard(self, action: str, key: str, *, writes: bool) -> Iterator[None]:
+        """`_try` for a block."""
+        _refuse_forked_process()
+        failure = None
+        try:
+            yield
+        except VENDOR_ERRORS as error:
+            failure = self._translated(error, action, key, writes=writes)
+        if failure:
+            raise failure
+
+    def _translated(self, error: Exception, action: str, key: str, *, writes: bool) -> ImageShardsError:
+        uri = self._location.uri(key) if key else self.url
+        return translate(error, Attempt(action, uri, self._location.bucket, self.spec.endpoint_url, writes))
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of each image: Path.read_bytes takes twice as long)
+        return file.readall()
 
 
 def _is_md5_of(etag: str | None, data: memoryview) -> bool:

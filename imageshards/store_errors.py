@@ -122,8 +122,8 @@ def _translate_local(error: Exception, text: str, attempt: Attempt) -> ImageShar
 
 
 def _is_absent(number: int | None, attempt: Attempt) -> bool:
-    """Below a file there is no object, as in S3, where `a` does not keep `a/b` from being absent."""
-    return number == errno.ENOTDIR and not attempt.writes
+    """Below a file there is no object, and a folder is none; in S3, too, `a/b` may be absent beside `a`."""
+    return number in (errno.ENOTDIR, errno.EISDIR) and not attempt.writes
 
 
 def _translate_s3(error: Exception, text: str, attempt: Attempt) -> ImageShardsError:

@@ -5,7 +5,6 @@ One row group is held at a time; shards in S3 are read by ranges. So memory stay
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from imageshards.manifest import Manifest, ShardEntry
 from imageshards.picture import Box
+from imageshards.ranged_file import RangedFile
 from imageshards.store import Store
 
 _COLUMNS = [
@@ -145,37 +145,6 @@ def read_pixels(
 @contextmanager
 def _opened(shard: ShardEntry, store: Store) -> Iterator[pq.ParquetFile]:
     path = store.local_path(shard.path)
-    source = path if path is not None else pa.PythonFile(_Ranges(store, shard), mode="r")
+    source = path if path is not None else pa.PythonFile(RangedFile(store, shard.path, shard.size_bytes), mode="r")
     with pq.ParquetFile(source, pre_buffer=path is None) as file:  # pre_buffer joins ranges that lie side by side
         yield file
-
-
-class _Ranges(io.RawIOBase):
-    """A shard in a store, read by ranges."""
-
-    def __init__(self, store: Store, shard: ShardEntry) -> None:
-        super().__init__()
-        self._store = store
-        self._shard = shard
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._shard.size_bytes}[whence]
-        self._position = start + offset
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        left = max(0, self._shard.size_bytes - self._position)
-        length = left if size is None or size < 0 else min(size, left)
-        data = self._store.get_range(self._shard.path, self._position, length) if length else b""
-        self._position += len(data)
-        return data

@@ -64,8 +64,7 @@ def prepare_unnormalized(
     """
     if not 0 <= copy <= recipe.augment.copies:
         raise ValueError(f"copy {copy} of {image_id}: the recipe has copies 0 to {recipe.augment.copies}")
-    height, width = picture.pixels.shape[:2]
-    placement = place((width, height), recipe, resolution)
+    placement = place(picture.size, recipe, resolution)
     if copy:
         prepared = _augmented(picture, recipe, placement, image_id=image_id, copy=copy)
     else:
@@ -82,7 +81,12 @@ def _placed(picture: Picture, recipe: Recipe, placement: Placement) -> Prepared:
     box, visible = (None, None) if picture.head_box is None else place_box(picture.head_box, placement)
     return Prepared(
         pixels=place_pixels(
-            picture.pixels, placement, interpolation=recipe.interpolation, exact=recipe.exact, fill=recipe.fill
+            picture.pixels,
+            placement,
+            interpolation=recipe.interpolation,
+            exact=recipe.exact,
+            fill=recipe.fill,
+            reduced=picture.reduced,
         ),
         head_box=box,
         head_box_visible=visible,

@@ -1,40 +1,33 @@
 """One streaming pass over the two archives into the raw store; ends with the index.
 
-Objects are written in parallel with a bounded number of bytes in flight. An object that is there already with the same
-content is not written again. One that is there with other content is left alone, for yesterday's index refers to it:
-the new bytes go beside it, under a name with their digest in it.
+This thread reads the archives and hashes their members, others write objects, and what has to be remembered of each
+goes to a scratch database. So neither memory nor the time for an image grows with their number.
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from imageshards.annotations import AnnotationsReader
 from imageshards.archive import junk_rule, members
-from imageshards.errors import ObjectExistsError, ObjectMissingError, SourceError
+from imageshards.catalog import Catalog, index_columns
+from imageshards.errors import ObjectMissingError, SourceError
 from imageshards.fetch import Fetched
-from imageshards.index import (
-    TOO_LARGE_RULE,
-    IndexInfo,
-    IndexRow,
-    content_digest,
-    index_key,
-    read_index_info,
-    write_index,
-)
-from imageshards.oxford_pets import Annotations, AnnotationsReader, is_annotation
-from imageshards.store import ObjectInfo, Store
+from imageshards.index import IndexInfo, index_key, read_index_info
+from imageshards.index_row import ROW_GROUP_ROWS
+from imageshards.index_writer import IndexWriter
+from imageshards.object_writer import ObjectWriter
+from imageshards.oxford_pets import Classes, is_annotation
+from imageshards.store import Store
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2"})
 
-_PARALLEL_WRITES = 16
-_BYTES_IN_FLIGHT = 16 << 20
 _MAX_NAMES_SHOWN = 5
+_PROGRESS_IMAGES = 64
 
 NOT_AN_IMAGE_RULE = "not-an-image"
 DUPLICATE_RULE = "duplicate-member"
@@ -57,13 +50,6 @@ class Uploaded:
     written: int
     skipped: int
     written_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    key: str
-    sha256: str
-    size_bytes: int
 
 
 def upload(
@@ -90,37 +76,36 @@ def upload(
         return Uploaded(read_index_info(store, key), 0, 0, 0)
     except ObjectMissingError:
         pass
-    with _Writer(store, f"raw/{dataset}/") as writer:
-        joined = _upload_annotations(annotations.path, writer)
-        rows, counts = _upload_images(images.path, writer, joined, on_progress)
-        counts.update(joined.members)
-    _check_annotations_belong(joined.annotations, rows, images.path, annotations.path)
-    info = IndexInfo(
-        key=key,
-        digest=content_digest(rows, joined.annotations.class_names),
-        dataset=dataset,
-        images=len(rows),
-        class_names=joined.annotations.class_names,
-        members=dict(sorted(counts.items())),
-        images_sha256=images.sha256,
-        annotations_sha256=annotations.sha256,
-    )
-    write_index(store, rows, info=info)
+    prefix = f"raw/{dataset}/"
+    with Catalog() as catalog:
+        with ObjectWriter(store, prefix, catalog) as writer:
+            classes, counts = _upload_annotations(annotations.path, catalog, writer)
+            counts += _upload_images(images.path, catalog, writer, on_progress)
+        _check_annotations_belong(catalog, images.path, annotations.path)
+        info = IndexInfo(
+            key=key,
+            digest="",
+            dataset=dataset,
+            images=0,
+            class_names=classes.names,
+            members=dict(sorted(counts.items())),
+            images_sha256=images.sha256,
+            annotations_sha256=annotations.sha256,
+        )
+        info = _write_index(catalog, classes, prefix, store, info)
     return Uploaded(info, writer.written, writer.skipped, writer.written_bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class _UploadedAnnotations:
-    annotations: Annotations
-    trimaps: dict[str, Future[_Stored]]
-    members: Counter[str]
+def _write_index(catalog: Catalog, classes: Classes, prefix: str, store: Store, info: IndexInfo) -> IndexInfo:
+    with IndexWriter(store, info.key, folder=catalog.folder, class_names=classes.names) as writer:
+        for rows in catalog.rows(ROW_GROUP_ROWS):
+            writer.write(index_columns(rows, classes, prefix))
+        return writer.finish(info)
 
 
-def _upload_annotations(path: Path, writer: _Writer) -> _UploadedAnnotations:
-    reader = AnnotationsReader()
-    trimaps: dict[str, Future[_Stored]] = {}
+def _upload_annotations(path: Path, catalog: Catalog, writer: ObjectWriter) -> tuple[Classes, Counter[str]]:
+    reader = AnnotationsReader(catalog)
     counts: Counter[str] = Counter()
-    seen: dict[str, Future[_Stored]] = {}
     for member, data in members(path):
         if rule := junk_rule(member.name):
             counts[rule] += 1
@@ -139,28 +124,26 @@ def _upload_annotations(path: Path, writer: _Writer) -> _UploadedAnnotations:
         inside = "/".join(relative.parts[1:]) if relative.parts[0] == "annotations" else str(relative)
         if not inside:
             raise SourceError(f"{path}: a file named {member.name} where a folder was expected", member=member.name)
-        if inside in seen:
-            if seen[inside].result().sha256 != _sha256(data):
+        name, digest = f"annotations/{inside}", hashlib.sha256(data)
+        if not catalog.add_annotation(name, digest.digest()):
+            if catalog.annotation_digest(name) != digest.digest():
                 raise SourceError(f"{path} holds {member.name} twice, with different content", member=member.name)
             counts[DUPLICATE_RULE] += 1
             continue
         reader.add(member.name, data)
-        seen[inside] = stored = writer.put(f"annotations/{inside}", data)
         if relative.parent.name == "trimaps" and relative.suffix == ".png":
-            if relative.stem in trimaps:
+            if not catalog.add_trimap(relative.stem, name, digest.digest()):
                 raise SourceError(f"{path} holds a second {relative.name}, {member.name}", member=member.name)
-            trimaps[relative.stem] = stored
             counts["trimap"] += 1
         else:
             counts["annotation"] += 1
-    return _UploadedAnnotations(reader.finish(), trimaps, counts)
+        writer.put(name, digest.hexdigest(), data)
+        del data  # else it is in memory while the next one is read
+    return reader.finish(), counts
 
 
-def _upload_images(
-    path: Path, writer: _Writer, joined: _UploadedAnnotations, on_progress: Progress | None
-) -> tuple[list[IndexRow], Counter[str]]:
+def _upload_images(path: Path, catalog: Catalog, writer: ObjectWriter, on_progress: Progress | None) -> Counter[str]:
     counts: Counter[str] = Counter()
-    stored: dict[str, tuple[str, Future[_Stored] | int]] = {}
     for member, data in members(path):
         if is_annotation(member.name):
             raise SourceError(
@@ -170,23 +153,30 @@ def _upload_images(
             )
         kind = _kind(member.name)
         if kind == "image":
-            image_id = PurePosixPath(member.name).stem
-            if image_id in stored:
-                _check_same_content(path, image_id, stored[image_id], member.name, data)
+            file = PurePosixPath(member.name)
+            digest = None if data is None else hashlib.sha256(data)
+            name = None if data is None else f"images/{file.name}"
+            if not catalog.add_image(
+                file.stem,
+                member.name,
+                name=name,
+                sha256=digest.digest() if digest else None,
+                size_bytes=member.size_bytes,
+            ):
+                _check_same_content(path, catalog, file.stem, member.name, digest.digest() if digest else None)
                 kind = DUPLICATE_RULE
-            elif data is None:
-                stored[image_id] = member.name, member.size_bytes
-            else:
-                stored[image_id] = member.name, writer.put(f"images/{PurePosixPath(member.name).name}", data)
-            if on_progress and len(stored) % 64 == 0:
-                on_progress(len(stored))
+            elif data is not None and digest is not None and name is not None:
+                writer.put(name, digest.hexdigest(), data)
+        del data  # else it is in memory while the next one is read
         counts[kind] += 1
-    if not stored:
-        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "no files"
+        if on_progress and kind == "image" and counts[kind] % _PROGRESS_IMAGES == 0:
+            on_progress(counts[kind])
+    if not counts["image"]:
+        found = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()) if count) or "no files"
         raise SourceError(f"{path} holds no images: expected {', '.join(sorted(IMAGE_SUFFIXES))} files, found {found}")
     if on_progress:
-        on_progress(len(stored))
-    return [_row(image_id, name, outcome, joined) for image_id, (name, outcome) in stored.items()], counts
+        on_progress(counts["image"])
+    return counts
 
 
 def _kind(name: str) -> str:
@@ -195,12 +185,9 @@ def _kind(name: str) -> str:
     return "image" if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else NOT_AN_IMAGE_RULE
 
 
-def _check_same_content(
-    path: Path, image_id: str, first: tuple[str, Future[_Stored] | int], name: str, data: bytes | None
-) -> None:
-    first_name, outcome = first
-    same = not isinstance(outcome, int) and data is not None and outcome.result().sha256 == _sha256(data)
-    if not same:
+def _check_same_content(path: Path, catalog: Catalog, image_id: str, name: str, sha256: bytes | None) -> None:
+    first_name, first_sha256 = catalog.image(image_id)
+    if sha256 is None or sha256 != first_sha256:
         raise SourceError(
             f"{path} holds two images named {image_id} with different content ({first_name} and {name}): "
             "which one is meant cannot be told; remove one of them from the archive",
@@ -208,139 +195,12 @@ def _check_same_content(
         )
 
 
-def _row(image_id: str, member: str, outcome: Future[_Stored] | int, joined: _UploadedAnnotations) -> IndexRow:
-    label = joined.annotations.label_of(image_id)
-    head_box = joined.annotations.head_boxes.get(image_id)
-    trimap = joined.trimaps[image_id].result() if image_id in joined.trimaps else None
-    stored = None if isinstance(outcome, int) else outcome.result()
-    return IndexRow(
-        image_id=image_id,
-        member=member,
-        source_key=stored.key if stored else "",
-        source_sha256=stored.sha256 if stored else "",
-        source_size_bytes=stored.size_bytes if stored else int(outcome) if isinstance(outcome, int) else 0,
-        label=label.class_id if label else None,
-        class_name=label.class_name if label else None,
-        species=label.species if label else None,
-        split=label.split if label else None,
-        head_box=head_box.box if head_box else None,
-        head_box_frame=(head_box.frame.width, head_box.frame.height) if head_box and head_box.frame else None,
-        trimap_key=trimap.key if trimap else None,
-        trimap_sha256=trimap.sha256 if trimap else None,
-        left_out=None if stored else TOO_LARGE_RULE,
-    )
-
-
-def _check_annotations_belong(annotations: Annotations, rows: list[IndexRow], images: Path, labels: Path) -> None:
-    missing = sorted(annotations.labels.keys() - {row.image_id for row in rows})
+def _check_annotations_belong(catalog: Catalog, images: Path, labels: Path) -> None:
+    listed, missing, names = catalog.missing_images(_MAX_NAMES_SHOWN)
     if missing:
         raise SourceError(
-            f"{labels} lists {len(annotations.labels)} images, but {images} holds {len(missing)} of them not: "
-            f"{', '.join(missing[:_MAX_NAMES_SHOWN])}{' …' if len(missing) > _MAX_NAMES_SHOWN else ''}; "
+            f"{labels} lists {listed} images, but {images} holds {missing} of them not: "
+            f"{', '.join(names)}{' …' if missing > len(names) else ''}; "
             "check that both archives belong to the same dataset",
-            missing=len(missing),
+            missing=missing,
         )
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class _Writer:
-    """Writes objects in parallel, with a bounded number of bytes in flight; an error stops the pass.
-
-    Args:
-        store: The raw store.
-        prefix: Comes before every key.
-    """
-
-    def __init__(self, store: Store, prefix: str) -> None:
-        self._store = store
-        self._prefix = prefix
-        self._present: dict[str, ObjectInfo] = {}
-        self._pool = ThreadPoolExecutor(_PARALLEL_WRITES, thread_name_prefix="upload")
-        self._budget = _ByteBudget(_BYTES_IN_FLIGHT)
-        self._error: BaseException | None = None
-        self._lock = threading.Lock()
-        self.written = 0
-        self.skipped = 0
-        self.written_bytes = 0
-
-    def __enter__(self) -> _Writer:
-        for folder in ("images/", "annotations/"):
-            self._present.update({info.key: info for info in self._store.list(self._prefix + folder)})
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is not None:
-            self._error = self._error or InterruptedError("the pass over the archive ended early")
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None and self._error:
-            raise self._error
-
-    def put(self, name: str, data: bytes) -> Future[_Stored]:
-        """Write one object, soon; blocks while too many bytes are in flight."""
-        self._budget.take(len(data))
-        if self._error:
-            raise self._error
-        return self._pool.submit(self._put, name, data)
-
-    def _put(self, name: str, data: bytes) -> _Stored:
-        try:
-            if self._error:
-                raise self._error
-            digest = _sha256(data)
-            for key in self._keys(name, digest):
-                if self._put_or_skip(key, data):
-                    return _Stored(key, digest, len(data))
-            raise SourceError(f"{self._store.uri(self._prefix + name)}: another object lies where its digest should be")
-        except BaseException as error:
-            self._error = self._error or error
-            raise
-        finally:
-            self._budget.give_back(len(data))
-
-    def _keys(self, name: str, digest: str) -> Iterator[str]:
-        yield self._prefix + name
-        path = PurePosixPath(name)
-        yield self._prefix + str(path.with_name(f"{path.stem}.{digest[:16]}{path.suffix}"))
-
-    def _put_or_skip(self, key: str, data: bytes) -> bool:
-        """Whether the object lies there with this content now."""
-        if info := self._present.get(key):
-            same = self._store.content_matches(info, data)
-            self._count(skipped=int(same))
-            return same
-        try:
-            self._store.put(key, data, create=True)
-        except ObjectExistsError:  # another run, or our own write whose answer was lost
-            same = self._store.content_matches(self._store.head(key), data)
-            self._count(skipped=int(same))
-            return same
-        self._count(written=1, written_bytes=len(data))
-        return True
-
-    def _count(self, *, written: int = 0, skipped: int = 0, written_bytes: int = 0) -> None:
-        with self._lock:
-            self.written += written
-            self.skipped += skipped
-            self.written_bytes += written_bytes
-
-
-class _ByteBudget:
-    """A semaphore that counts bytes; one item larger than the whole budget passes alone."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._size = size_bytes
-        self._free = size_bytes
-        self._changed = threading.Condition()
-
-    def take(self, size_bytes: int) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= min(size_bytes, self._size))
-            self._free -= size_bytes
-
-    def give_back(self, size_bytes: int) -> None:
-        with self._changed:
-            self._free += size_bytes
-            self._changed.notify_all()

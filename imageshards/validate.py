@@ -1,51 +1,50 @@
-"""Reads back what was written, from the store, and checks it against the index: nothing is published on trust."""
+"""Reads back what was written, from the store, and checks it against the index: nothing is published on trust.
+
+A shard at a time, beside the piece of the index that belongs to it; two of them at once, so that two cores are busy.
+"""
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
-
 from imageshards.dataset_checks import (
-    Index,
-    Subject,
     accounting,
-    column_values,
     copies,
+    file_checks,
     leakage,
     no_class_empty,
     reject_fraction,
     rejects_table,
-    rows_by_class,
-    same_annotations,
-    split_of,
-    summarize,
 )
-from imageshards.decode import decode
-from imageshards.decoded import DecodePolicy
-from imageshards.duplicates import Duplicate, Hashed, find_duplicates, leaks
-from imageshards.errors import Check, ConfigError, SampleError, StoreError
-from imageshards.index import NO_SPLIT_RULE, read_index, sample_hash
+from imageshards.duplicates import Duplicate
+from imageshards.errors import Check
+from imageshards.index import iter_index, read_index
+from imageshards.job import Population, count_population
+from imageshards.leak_search import Leakage, search_leaks
 from imageshards.manifest import PixelStatistics
-from imageshards.oxford_facts import Observed, check_facts
-from imageshards.plan import bucket_of, shard_name, version_prefix
-from imageshards.row_checks import RowChecker
-from imageshards.schema import BINARY_COLUMNS, METADATA_KEY, shard_metadata, shard_schema
-from imageshards.shard_file import Reject, ShardResult, concatenate_rejects, read_shard_result
+from imageshards.oxford_facts import OBSERVED_COLUMNS, Observed, check_facts
+from imageshards.plan import version_prefix
+from imageshards.row_checks import EXPECTATIONS, INDEX_COLUMNS
+from imageshards.shard_checks import Piece, ShardFindings, check_piece, index_split, pieces_of
+from imageshards.shard_file import Reject, ShardResult, concatenate_rejects
 from imageshards.statistics import PixelSums
 from imageshards.store import Store
+from imageshards.subject import Offenders, Subject, summarize
+from imageshards.tally import Tally, compare_strays, find_strays, wrong_copies
 
 __all__ = ["Findings", "Subject", "validate_version"]
 
-_SHARDS_AT_ONCE = 1
+_SHARDS_AT_ONCE = 2
+"""Each takes about 50 MB, whatever its size: a row group as it is read, and as it is decoded."""
+
+_ROWS_A_PIECE = 8192
+"""Of a split without shards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,9 @@ class Findings:
         rejects: Samples refused, by reason.
         left_out: Images left out, by rule.
         repairs: Samples accepted after a repair, by its name.
-        duplicates: Pairs of images that show the same picture; those across splits come first.
+        duplicates: Pairs of images that show the same picture, the first `manifest.MAX_DUPLICATES`; those across splits
+            come first.
+        duplicate_pairs: All such pairs by kind, and `leak` for those across splits.
         pixels: Statistics over all plain rows; None where there are none.
         shards: What the store holds.
     """
@@ -75,6 +76,7 @@ class Findings:
     left_out: Mapping[str, int]
     repairs: Mapping[str, int]
     duplicates: tuple[Duplicate, ...]
+    duplicate_pairs: Mapping[str, int]
     pixels: PixelStatistics | None
     shards: tuple[ShardResult, ...]
 
@@ -82,45 +84,6 @@ class Findings:
     def passed(self) -> bool:
         """Whether the version may be published."""
         return all(check.passed for check in self.checks)
-
-    @property
-    def duplicate_pairs(self) -> dict[str, int]:
-        """Pairs of duplicates by kind, and `leak` for those across splits."""
-        kinds = Counter(str(pair.kind) for pair in self.duplicates)
-        return {"exact": kinds["exact"], "near": kinds["near"], "leak": len(leaks(self.duplicates))}
-
-
-_INDEX_COLUMNS = [
-    "image_id",
-    "label",
-    "class_name",
-    "species",
-    "split",
-    "source_key",
-    "source_sha256",
-    "head_box",
-    "trimap_key",
-    "left_out",
-]
-
-
-@dataclass(slots=True)
-class _ShardFindings:
-    """What one shard holds, its pixels and trimaps aside.
-
-    Attributes:
-        rows: Columns other than pixels and trimap.
-        sums: Over the pixels of plain rows.
-        problems: Offending image ids, by check.
-        file_problems: What is wrong with the file as a whole, by check.
-        empty_trimaps: Plain rows whose trimap is background alone.
-    """
-
-    rows: pa.Table
-    sums: PixelSums
-    problems: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    file_problems: Mapping[str, str] = field(default_factory=dict)
-    empty_trimaps: Sequence[str] = ()
 
 
 def validate_version(
@@ -138,185 +101,115 @@ def validate_version(
         TransientError: The store is out of reach.
         StoreError: The store refuses, or a shard is missing.
     """
-    index = {
-        row["image_id"]: row for row in read_index(raw_store, subject.info.key, columns=_INDEX_COLUMNS).to_pylist()
-    }
-    shards: list[_ShardFindings] = []
-    with ThreadPoolExecutor(_SHARDS_AT_ONCE, thread_name_prefix="validate") as pool:
-        for found in pool.map(lambda shard: _read_shard(subject, index, shard, store), subject.version.shards):
-            shards.append(found)
-            if on_progress:
-                on_progress(sum(shard.rows.num_rows for shard in shards))
-    rows = pa.concat_tables([shard.rows for shard in shards])
+    population = count_population(raw_store, subject.info.key, keep_unlisted=subject.keep_unlisted)
+    tally = Tally(PixelSums.zero(subject.recipe.channels))
+    pieces = pieces_of(subject, population.splits, _ROWS_A_PIECE)
+    for piece, found in _in_order(lambda piece: _read_piece(subject, piece, raw_store, store), pieces):
+        tally.add(piece, found)
+        if on_progress:
+            on_progress(tally.rows)
     rejects = concatenate_rejects(subject.version.shards)
-    duplicates, unsearched = _duplicates(subject, rows, raw_store)
-    checks = [
-        *_file_checks(shards),
-        accounting(subject, index, rows, rejects),
-        copies(subject, rows),
-        same_annotations(index, rows),
-        *_row_checks(shards),
-        no_class_empty(subject, index, rows),
-        rejects_table(subject, store, rejects),
-        reject_fraction(subject, rows, rejects),
-        leakage(subject, duplicates, unsearched),
-        *_facts(subject, index, shards, rows, rejects),
-    ]
-    return _findings(subject, index, shards, rows, checks=tuple(checks), duplicates=duplicates)
-
-
-def _read_shard(subject: Subject, index: Index, shard: ShardResult, store: Store) -> _ShardFindings:
-    key = version_prefix(subject.dataset, subject.version.resolution, subject.version.fingerprint) + shard.name
-    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder:
-        path = store.local_path(key)
-        if path is None:
-            path = Path(folder) / shard.name
-            store.download(key, path)
-        return _read_local_shard(subject, index, shard, path)
-
-
-def _read_local_shard(subject: Subject, index: Index, shard: ShardResult, path: Path) -> _ShardFindings:
-    schema = shard_schema(subject.recipe, subject.version.resolution)
-    small = pa.schema([field for field in schema if field.name not in BINARY_COLUMNS])
-    checker = RowChecker(subject.recipe, subject.version.resolution, index)
-    tables = [small.empty_table()]
-    try:
-        found = read_shard_result(path, resolution=shard.resolution, name=shard.name)
-        file = pq.ParquetFile(path, page_checksum_verification=True)
-        if problem := _schema_problem(subject, shard, schema, file.schema_arrow):
-            return _ShardFindings(tables[0], checker.sums, file_problems={"schema": problem})
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group)
-            checker.check(rows)
-            tables.append(rows.select(small.names).replace_schema_metadata(None))
-    except (StoreError, pa.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8
-        return _ShardFindings(tables[0], checker.sums, file_problems={"shard-readable": f"{shard.name}: {error}"})
-    differs = {} if found == shard else {"shard-digest": f"{shard.name}: expected {shard.sha256}, found {found.sha256}"}
-    table = pa.concat_tables(tables)
-    problems = {**checker.problems, "placement": _misplaced(subject, shard, table)}
-    return _ShardFindings(table, checker.sums, problems, differs, checker.empty_trimaps)
-
-
-def _misplaced(subject: Subject, shard: ShardResult, rows: pa.Table) -> list[str]:
-    """Images that belong into another shard, or elsewhere in this one."""
-    shards = sum(other.split == shard.split for other in subject.version.shards)
-    problems, last = [], (0, 0, "")
-    for image_id, split, copy in column_values(rows, "image_id", "split", "copy"):
-        place = (copy, sample_hash(image_id), image_id)
-        if shard.name != shard_name(split, bucket_of(place[1], shards)) or place < last:
-            problems.append(image_id)
-        last = max(place, last)
-    return problems
-
-
-def _schema_problem(subject: Subject, shard: ShardResult, expected: pa.Schema, found: pa.Schema) -> str | None:
-    if not found.remove_metadata().equals(expected):
-        names = [
-            field.name for field in found if field.name not in expected.names or expected.field(field.name) != field
-        ]
-        return f"{shard.name}: columns {', '.join(names) or 'missing'}"
-    metadata = shard_metadata(
-        dataset=subject.dataset,
-        recipe=subject.recipe,
-        resolution=subject.version.resolution,
-        class_names=subject.info.class_names,
-        shard=shard.name,
-        inputs=shard.inputs,
+    strays = (
+        find_strays(tally, iter_index(raw_store, subject.info.key, columns=INDEX_COLUMNS)) if tally.strays else None
     )
-    if (found.metadata or {}).get(METADATA_KEY) != metadata[METADATA_KEY]:
-        return f"{shard.name}: file metadata"
-    return None
-
-
-def _file_checks(shards: Sequence[_ShardFindings]) -> list[Check]:
-    expectations = {
-        "shard-readable": "every shard a Parquet file that opens",
-        "schema": "every shard with the schema and metadata of this format",
-        "shard-digest": "every shard with the bytes that were written",
-    }
-    return [
-        summarize(name, expected, [shard.file_problems[name] for shard in shards if name in shard.file_problems])
-        for name, expected in expectations.items()
+    if strays is not None:
+        compare_strays(tally, strays, subject)
+    leaks = search_leaks(subject, tally, raw_store)
+    checks = [
+        *file_checks(tally),
+        accounting(population, tally, rejects),
+        copies(subject, wrong_copies(tally, rejects, strays, subject.recipe)),
+        *_row_checks(tally),
+        no_class_empty(subject, population, tally),
+        rejects_table(subject, store, rejects),
+        reject_fraction(subject, tally, rejects),
+        leakage(subject, leaks),
+        *_facts(subject, tally, rejects, raw_store),
     ]
+    return _findings(subject, population, tally, checks=tuple(checks), leaks=leaks)
 
 
-def _row_checks(shards: Sequence[_ShardFindings]) -> list[Check]:
+def _in_order(
+    check: Callable[[Piece], ShardFindings], pieces: Iterable[Piece]
+) -> Iterator[tuple[Piece, ShardFindings]]:
+    """Check some pieces at once; what was found comes in their order, and never waits in numbers."""
+    waiting: deque[tuple[Piece, Future[ShardFindings]]] = deque()
+    left = iter(pieces)
+    with ThreadPoolExecutor(_SHARDS_AT_ONCE, thread_name_prefix="validate") as pool:
+        try:
+            waiting.extend((piece, pool.submit(check, piece)) for piece in islice(left, _SHARDS_AT_ONCE + 1))
+            while waiting:
+                piece, found = waiting.popleft()
+                yield piece, found.result()
+                waiting.extend((piece, pool.submit(check, piece)) for piece in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read_piece(subject: Subject, piece: Piece, raw_store: Store, store: Store) -> ShardFindings:
+    """One shard, through a temporary file where the store is no folder, and its piece of the index."""
+    unit = piece.unit
+    index = read_index(
+        raw_store,
+        subject.info.key,
+        columns=INDEX_COLUMNS,
+        split=index_split(unit) if unit else None,
+        hash_range=unit.hash_range if unit else (1, 0),
+    )
+    if piece.shard is None:
+        return check_piece(subject, piece, index, None, None)
+    key = version_prefix(subject.dataset, subject.version.resolution, subject.version.fingerprint) + piece.shard.name
+    path = store.local_path(key)
+    if path is not None:
+        return check_piece(subject, piece, index, path, None)
+    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder:
+        path = Path(folder) / piece.shard.name
+        return check_piece(subject, piece, index, path, store.download(key, path))
+
+
+def _row_checks(tally: Tally) -> list[Check]:
     expectations = {
-        **RowChecker.EXPECTATIONS,
+        **EXPECTATIONS,
         "placement": "every row in the shard of its split and its hash, plain rows before copies, by hash",
     }
-    return [
-        summarize(name, expected, [image_id for shard in shards for image_id in shard.problems.get(name, ())])
-        for name, expected in expectations.items()
-    ]
+    return [summarize(name, expected, tally.wrong.get(name, Offenders())) for name, expected in expectations.items()]
 
 
-def _duplicates(subject: Subject, rows: pa.Table, raw_store: Store) -> tuple[tuple[Duplicate, ...], str | None]:
-    """Pairs of plain rows that show the same picture; candidates are read from the raw store again.
-
-    Returns:
-        The pairs, those across splits first; and, where images are too much alike to be told apart, why there are none.
-    """
-    policy = DecodePolicy.from_recipe(subject.recipe)
-
-    def read_pixels(key: str) -> NDArray[np.uint8] | None:
-        try:
-            return decode(raw_store.get(key), policy).pixels
-        except SampleError:
-            return None
-
-    columns = ("image_id", "split", "perceptual_hash", "source_key", "copy")
-    images = [Hashed(*values) for *values, copy in column_values(rows, *columns) if copy == 0]
-    try:
-        found = find_duplicates(images, read_pixels)
-    except ConfigError as error:
-        return (), error.message
-    return tuple(sorted(found, key=lambda pair: (pair.first_split == pair.second_split, pair.first, pair.second))), None
-
-
-def _facts(
-    subject: Subject, index: Index, shards: Sequence[_ShardFindings], rows: pa.Table, rejects: Sequence[Reject]
-) -> list[Check]:
-    """Published facts of the original archives; nothing where the archives are others."""
+def _facts(subject: Subject, tally: Tally, rejects: Iterable[Reject], raw_store: Store) -> list[Check]:
+    """Published facts of the original archives, whose few images fit in memory; nothing where the archives are others."""
     if subject.facts is None:
         return []
-    described = column_values(rows, "image_id", "source_format", "repairs", "copy")
+    index = iter_index(raw_store, subject.info.key, columns=OBSERVED_COLUMNS)
     observed = Observed(
-        index=index,
+        index={row["image_id"]: row for piece in index for row in piece.to_pylist()},
         members=subject.info.members,
-        rows={image_id: (source_format, repairs) for image_id, source_format, repairs, copy in described if copy == 0},
+        rows=tally.named,
         rejects={reject.image_id: reject.reason for reject in rejects},
-        empty_trimaps={image_id for shard in shards for image_id in shard.empty_trimaps},
+        empty_trimaps=tally.empty_trimaps,
     )
     return check_facts(subject.facts, observed)
 
 
 def _findings(
-    subject: Subject,
-    index: Index,
-    shards: Sequence[_ShardFindings],
-    rows: pa.Table,
-    *,
-    checks: tuple[Check, ...],
-    duplicates: tuple[Duplicate, ...],
+    subject: Subject, population: Population, tally: Tally, *, checks: tuple[Check, ...], leaks: Leakage
 ) -> Findings:
-    sums = PixelSums.zero(subject.recipe.channels)
-    for shard in shards:
-        sums = sums + shard.sums
-    mean, std = sums.mean_and_std() if sums.count else ((), ())
+    mean, std = tally.sums.mean_and_std() if tally.sums.count else ((), ())
+    classes: dict[str, dict[str, int]] = {}
+    for (split, name), count in sorted(tally.classes.items(), key=str):
+        classes.setdefault(split, {})[name] = count  # type: ignore[index]
     results = subject.version.shards
-    plain = [repairs for copy, repairs in column_values(rows, "copy", "repairs") if copy == 0]
-    left_out = Counter(row["left_out"] or NO_SPLIT_RULE for row in index.values() if not split_of(subject, row))
+    reasons = [reject.reason for shard in results for reject in shard.rejects]
     return Findings(
         checks=checks,
-        rows=rows.num_rows,
-        samples=len(plain),
-        splits=dict(sorted(Counter(split for (split,) in column_values(rows, "split")).items())),
-        classes=rows_by_class(rows),
-        rejects=dict(sorted(Counter(reject.reason for reject in concatenate_rejects(results)).items())),
-        left_out=dict(sorted(left_out.items())),
-        repairs=dict(sorted(Counter(name for repairs in plain for name in repairs).items())),
-        duplicates=duplicates,
-        pixels=PixelStatistics(mean=mean, std=std) if sums.count else None,
+        rows=tally.rows,
+        samples=tally.samples,
+        splits={split: sum(counts.values()) for split, counts in sorted(classes.items())},
+        classes=classes,
+        rejects={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        left_out=population.left_out,
+        repairs=dict(sorted(tally.repairs.items())),
+        duplicates=leaks.duplicates,
+        duplicate_pairs=leaks.pairs,
+        pixels=PixelStatistics(mean=mean, std=std) if tally.sums.count else None,
         shards=results,
     )

@@ -6,13 +6,14 @@ boundary as data, with its type, whatever Ray would have made of it.
 
 from __future__ import annotations
 
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from imageshards.errors import ImageShardsError, SampleError
+from imageshards.errors import ImageShardsError, SampleError, StoreError
 from imageshards.index import IndexRow
 from imageshards.plan import Unit, shard_name, shards_of, version_prefix
 from imageshards.shard_file import ShardResult, read_shard_result
@@ -22,17 +23,17 @@ from imageshards.store import Store, StoreSpec, open_store
 
 def run_build(build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
     """Build the shards of a unit; the results of `build_unit`."""
-    return _outcome(lambda: build_unit(build, unit, raw_store=_store(raw_store), store=_store(store)))
+    return _outcome(lambda: build_unit(build, unit, raw_store=_raw_store(raw_store), store=_store(store)))
 
 
 def run_measure(build: Build, unit: Unit, raw_store: StoreSpec) -> dict[str, Any]:
     """Sum the pixels of a unit; the results of `measure_unit`."""
-    return _outcome(lambda: measure_unit(build, unit, raw_store=_store(raw_store)))
+    return _outcome(lambda: measure_unit(build, unit, raw_store=_raw_store(raw_store)))
 
 
 def run_probe(build: Build, unit: Unit, rows: Sequence[IndexRow], raw_store: StoreSpec) -> dict[str, Any]:
     """Do all that a unit does with these images, and write nothing."""
-    return _outcome(lambda: probe_images(build, unit, rows, raw_store=_store(raw_store)))
+    return _outcome(lambda: probe_images(build, unit, rows, raw_store=_raw_store(raw_store)))
 
 
 def run_inspect(build: Build, unit: Unit, store: StoreSpec) -> dict[str, Any]:
@@ -70,3 +71,16 @@ def _outcome(call: Callable[[], Any]) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _store(spec: StoreSpec) -> Store:
     return open_store(spec)
+
+
+@lru_cache(maxsize=8)
+def _raw_store(spec: StoreSpec) -> Store:
+    store = _store(spec)
+    folder = store.local_path("raw")
+    if folder is not None and not folder.is_dir():
+        raise StoreError(
+            f"{folder} is not there on {socket.gethostname()}: a folder as a store needs a disk that all nodes of the "
+            "Ray cluster share; use one, or s3://",
+            uri=store.url,
+        )
+    return store

@@ -64,7 +64,7 @@ _MAX_MENDS = 4
 
 
 def decode_strictly(
-    data: bytes, header: JpegHeader, *, keep_damaged: bool
+    data: bytes, header: JpegHeader, *, keep_damaged: bool, factor: int = 1
 ) -> tuple[npt.NDArray[np.uint8], tuple[Repair, ...]] | None:
     """Decode, and account for each of libjpeg's warnings.
 
@@ -72,6 +72,8 @@ def decode_strictly(
         data: The file.
         header: Its `read_header`.
         keep_damaged: Return what is left of a damaged image instead of rejecting it.
+        factor: By which the picture is reduced: 1, 2, 4 or 8. Its sides are rounded up. All data are read and checked
+            at any scale.
 
     Returns:
         (H, W, 3) RGB pixels, or (H, W, 4) CMYK where the file has four components, as stored: with Adobe's inversion;
@@ -84,28 +86,30 @@ def decode_strictly(
     if not (whole or keep_damaged):
         raise SampleError("the JPEG has lost data: a component has no scan", reason=RejectReason.TRUNCATED)
     try:
-        return _decode(data, header), () if whole else (Repair.KEPT_DAMAGED,)
+        return _decode(data, header, factor), () if whole else (Repair.KEPT_DAMAGED,)
     except ValueError as error:
         message = str(error)
     if _UNKNOWN_SUBSAMPLING in message:
         return None
     if not (_JUNK.match(message) or message.startswith((_EARLY_END, _BAD_PROFILE, *_ASSUMED, *_LOST))):
         raise SampleError(f"the JPEG cannot be decoded: {message}")
-    pixels = _decode_mended(data, header, message)
+    pixels = _decode_mended(data, header, message, factor)
     if pixels is not None and whole:
         return pixels, (Repair.JPEG_WARNING,)
     if not keep_damaged:
         raise SampleError(f"the JPEG has lost data: {message}", reason=RejectReason.TRUNCATED)
     try:
-        return _decode(data, header, strict=False), (Repair.KEPT_DAMAGED,)
+        return _decode(data, header, factor, strict=False), (Repair.KEPT_DAMAGED,)
     except ValueError as error:
         raise SampleError(f"the JPEG cannot be decoded: {error}") from error
 
 
-def _decode(data: bytes, header: JpegHeader, *, strict: bool = True) -> npt.NDArray[np.uint8]:
+def _decode(data: bytes, header: JpegHeader, factor: int, *, strict: bool = True) -> npt.NDArray[np.uint8]:
     colorspace = "CMYK" if header.components == 4 else "RGB"
+    # of its scales, 1/8 to 16/8, TurboJPEG is given the least that makes a picture of this size
+    least = {} if factor == 1 else {"min_height": -(-header.height // factor), "min_width": -(-header.width // factor)}
     try:
-        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace, strict=strict)
+        pixels: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace, strict=strict, **least)
     except ValueError:  # what libjpeg says
         raise
     except Exception as error:  # no memory, no decoder
@@ -127,7 +131,7 @@ def _has_all_components(data: bytes, header: JpegHeader) -> bool:
     return len(components) >= header.components
 
 
-def _decode_mended(data: bytes, header: JpegHeader, message: str) -> npt.NDArray[np.uint8] | None:
+def _decode_mended(data: bytes, header: JpegHeader, message: str, factor: int) -> npt.NDArray[np.uint8] | None:
     """Decode after mending what libjpeg warned of; None where that cannot be mended, or leads to a loss.
 
     simplejpeg makes libjpeg stop at its first warning, and a harmless one may hide a loss that comes later: so what
@@ -139,7 +143,7 @@ def _decode_mended(data: bytes, header: JpegHeader, message: str) -> npt.NDArray
             return None
         data, header = mended, read_header(mended)
         try:
-            return _decode(data, header)
+            return _decode(data, header, factor)
         except ValueError as error:
             message = str(error)
     return None

@@ -48,6 +48,11 @@ class JpegHeader:
     segments: tuple[Segment, ...]
 
     @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) once the orientation is applied."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+    @property
     def scan_start(self) -> int:
         """Where the data of the first scan begin."""
         return self.segments[-1][2]

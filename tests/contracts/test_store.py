@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pickle
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from imageshards.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError
 from imageshards.store import ObjectInfo, Store, StoreSpec, open_store
+from imageshards.store_output import Output
 
 BIG_BYTES = 20 * 1024**2 + 7
 """Three parts of an upload, the last one odd."""
@@ -155,6 +158,55 @@ def test_a_file_that_is_not_there_is_named(store: Store, tmp_path: Path, create:
         store.put_file("a", tmp_path / "absent", create=create)
     assert not isinstance(caught.value, ObjectMissingError)
     assert not store.exists("a")
+
+
+@pytest.mark.parametrize("size_bytes", [0, 5, BIG_BYTES])
+def test_an_output_appears_when_it_is_committed(store: Store, size_bytes: int) -> None:
+    data = os.urandom(size_bytes)
+    store.put("shards/a.parquet", b"before")
+    output = store.open_output("shards/a.parquet")
+    with output_file(output) as file:
+        for start in range(0, size_bytes, 3_000_000):
+            file.write(data[start : start + 3_000_000])
+    assert store.get("shards/a.parquet") == b"before"
+    assert output.commit() == (size_bytes, hashlib.sha256(data).hexdigest())
+    output.discard()
+    assert store.get("shards/a.parquet") == data
+    assert keys_of(store) == ["shards/a.parquet"]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 5, BIG_BYTES])
+def test_an_output_that_is_discarded_leaves_nothing(store: Store, size_bytes: int) -> None:
+    store.put("b", b"another")
+    output = store.open_output("a")
+    with output_file(output) as file:
+        file.write(bytes(size_bytes))
+    output.discard()
+    output.discard()
+    assert keys_of(store) == ["b"]
+    if store.is_folder:
+        assert [path.name for path in Path(store.url.removeprefix("file://")).iterdir()] == ["b"]
+
+
+def test_two_outputs_of_one_object_do_not_meet(store: Store) -> None:
+    first, second = store.open_output("a"), store.open_output("a")
+    for output, data in ((first, b"first"), (second, b"second")):
+        with output_file(output) as file:
+            file.write(data)
+    first.commit()
+    assert store.get("a") == b"first"
+    second.commit()
+    assert store.get("a") == b"second"
+
+
+@contextlib.contextmanager
+def output_file(output: Output) -> Iterator[Any]:
+    """What there is to write to, be it a path or a file object."""
+    if isinstance(output.target, Path):
+        with output.target.open("wb") as file:
+            yield file
+    else:
+        yield output.target
 
 
 def test_a_download_replaces_the_file_at_its_end(store: Store, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import threading
 import time
@@ -20,9 +19,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from blocks.dataset_store import DatasetStore
 from blocks.ray_cluster import ClusterAccess, RayCluster
-from flows.pets import _parse, main, pets, stop_job
+from flows.command import main
+from flows.pets import pets, stop_job
 from imageshards.errors import ConfigError, TransientError
-from imageshards.recipe import Recipe
 from imageshards.sample import SampleArchives, SampleSpec, write_sample
 from tasks.ray_job import run_ray_job
 from tests.conftest import MOTO_KEYS, S3Server
@@ -275,54 +274,6 @@ def test_the_hook_has_nothing_to_do_for_a_local_ray() -> None:
 def test_the_hook_is_called_when_a_run_is_cancelled_and_when_it_crashes() -> None:
     assert pets.on_cancellation_hooks == [stop_job]
     assert pets.on_crashed_hooks == [stop_job]
-
-
-def test_the_command_line_has_the_flows_parameters_with_their_defaults() -> None:
-    options = vars(_parse([]))
-    parameters = inspect.signature(pets.fn).parameters
-    assert set(options) == set(parameters)
-    assert options.pop("recipe") is None  # a file, of which there is none
-    assert parameters["recipe"].default == Recipe()
-    assert options == {name: parameters[name].default for name in options}
-
-
-def test_the_command_line_explains_each_option(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        _parse(["--help"])
-    assert caught.value.code == 0
-    said = capsys.readouterr().out
-    for name in inspect.signature(pets.fn).parameters:
-        assert f"--{name.replace('_', '-')}" in said
-
-
-@pytest.mark.parametrize(
-    "options",
-    [["--resolutions", "0"], ["--resolutions"], ["--resolutions", "225"], ["--max-reject-fraction", "x"], ["--what"]],
-    ids=" ".join,
-)
-def test_options_that_cannot_be_read_are_wrong_usage(options: list[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(options)
-    assert caught.value.code == 2
-
-
-@pytest.mark.parametrize("recipe", ["fitt: stretch", "crop_fraction: 2", "- a list", "{", None], ids=str)
-def test_a_recipe_that_cannot_be_used_is_wrong_usage(
-    recipe: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "recipe.yaml"
-    if recipe is not None:
-        file.write_text(recipe)
-    assert main(["--recipe", str(file)]) == 2
-    assert "recipe" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("options", [["--max-reject-fraction", "2"], ["--max-reject-fraction", "nan"]], ids=" ".join)
-def test_parameters_out_of_range_are_wrong_usage(
-    prefect_api: str, options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(options) == 2
-    assert "max_reject_fraction" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_no_resolution_at_all_is_a_configuration_error(prefect_api: str) -> None:

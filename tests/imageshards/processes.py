@@ -57,9 +57,10 @@ class Processes:
         self._processes[receiver] = process
         return receiver
 
-    def wait(self, handles: Sequence[connection.Connection]) -> Any:
+    def wait(self, handles: Sequence[connection.Connection], timeout_seconds: float | None) -> Any | None:
         """See `executor.Backend`."""
-        return connection.wait(handles)[0]
+        done = connection.wait(handles, timeout_seconds)
+        return done[0] if done else None
 
     def fetch(self, handle: connection.Connection) -> Any:
         """See `executor.Backend`."""

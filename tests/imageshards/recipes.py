@@ -38,6 +38,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
     fields: dict[str, object] = {
         "fit": draw(st.sampled_from(["center-crop", "letterbox", "stretch"])),
         "interpolation": draw(st.sampled_from(["bilinear", "bicubic", "lanczos", "nearest"])),
+        "exact": draw(st.booleans()),
         "denoise": draw(st.sampled_from(["none", "gaussian", "median"])),
         "contrast": draw(st.sampled_from(["none", "equalize", "autocontrast", "clahe"])),
         "color": draw(st.sampled_from(["rgb", "gray", "red", "green", "blue"])),
@@ -45,7 +46,7 @@ def recipes(draw: st.DrawFn) -> Recipe:
         "augment": draw(augments | st.just(Augment())),
     }
     if fields["fit"] == "center-crop":
-        fields |= {"crop_fraction": draw(st.floats(0.01, 1)), "exact": draw(st.booleans())}
+        fields["crop_fraction"] = draw(st.floats(0.01, 1))
     if fields["fit"] == "letterbox":
         fields["fill"] = draw(colors)
     if fields["denoise"] == "gaussian":

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from imageshards import executor, plan, worker
-from imageshards.errors import StoreError, TransientError, error_from_dict
+from imageshards.errors import StoreError, TransientError
 from imageshards.executor import (
     MAX_LOSSES,
     MAX_TRANSIENT_TRIES,
     PROBE_IMAGES,
     PROBE_TRIES,
+    RETRY_PAUSES_SECONDS,
     Executor,
     WorkerLostError,
 )
@@ -25,52 +26,11 @@ from imageshards.recipe import Recipe
 from imageshards.shards import Build, unit_rows
 from imageshards.statistics import PixelSums
 from imageshards.store import Store, StoreSpec, open_store
+from tests.imageshards.in_process import KILLED, InProcess, TaskLostError
 from tests.imageshards.processes import DEADLY, Processes, deadly_build, deadly_probe
 from tests.imageshards.small_dataset import Drawn, build_drawn, plan_drawn, tree
 
 Failure = Callable[[Unit, int], Exception | None]
-
-KILLED = "killed by signal 9"
-
-
-class TaskLostError(Exception):
-    """Raised by a task of a test: its process died."""
-
-
-class InProcess:
-    """Runs a task when it is waited for, the last one first; counts what is in flight."""
-
-    def __init__(self, slots: int = 3) -> None:
-        self.slots = slots
-        self.tasks: dict[int, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
-        self.submitted: list[str] = []
-        self.cancelled: list[int] = []
-        self.most_in_flight = 0
-
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
-        handle = len(self.submitted)
-        self.submitted.append(function.__name__)
-        self.tasks[handle] = function, arguments
-        self.most_in_flight = max(self.most_in_flight, len(self.tasks))
-        return handle
-
-    def wait(self, handles: Sequence[int]) -> int:
-        assert set(handles) == set(self.tasks)
-        return handles[-1]
-
-    def fetch(self, handle: int) -> Any:
-        function, arguments = self.tasks.pop(handle)
-        try:
-            outcome = function(*arguments)
-        except TaskLostError:
-            raise WorkerLostError(KILLED) from None
-        if "error" in outcome:
-            raise error_from_dict(outcome["error"])
-        return outcome["ok"]
-
-    def cancel(self, handle: int) -> None:
-        del self.tasks[handle]
-        self.cancelled.append(handle)
 
 
 def never(unit: Unit, tries: int) -> Exception | None:
@@ -110,7 +70,9 @@ class Work:
 class Run:
     """One run of the executor on the drawn sample."""
 
-    def __init__(self, drawn: Drawn, out: Store, work: Work | None = None, slots: int = 3) -> None:
+    def __init__(
+        self, drawn: Drawn, out: Store, work: Work | None = None, slots: int = 3, pauses: Sequence[float] = (0.0,)
+    ) -> None:
         self.drawn, self.out, self.work = drawn, out, work or Work()
         self.build, self.units = plan_drawn(drawn)
         self.backend = InProcess(slots)
@@ -124,6 +86,7 @@ class Run:
             log=self.log.append,
             build_function=self.work.build,
             probe_function=self.work.probe,
+            pauses_seconds=pauses,
         )
 
     def go(self) -> Run:
@@ -218,6 +181,90 @@ def test_a_transient_error_that_stays_fails_the_run(drawn, out):
     assert caught.value.context == {"code": 503}
     assert work.tries["failed"] == MAX_TRANSIENT_TRIES
     assert run.backend.tasks == {}
+
+
+class Clock:
+    """Stands in for the module `time`: nobody waits, and what is slept is noted."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(executor, "time", clock)
+    return clock
+
+
+@pytest.mark.parametrize("slots", [1, 100])
+def test_the_pause_before_a_further_try_grows_and_others_go_on_meanwhile(drawn, out, clock, slots):
+    work = failing(MAX_TRANSIENT_TRIES - 1, TransientError("throttled"))
+    run = Run(drawn, out, work, slots, RETRY_PAUSES_SECONDS).go()
+    assert clock.slept == list(RETRY_PAUSES_SECONDS)
+    assert sorted(RETRY_PAUSES_SECONDS) == list(RETRY_PAUSES_SECONDS)
+    assert (run.done[-1].split, run.done[-1].bucket) == ("test", 1)
+    assert len(run.done) == len(run.units)
+
+
+def test_a_unit_that_loses_its_worker_pauses_too_the_last_pause_for_all_that_follow(drawn, out, clock):
+    run = Run(drawn, out, lost_first(MAX_LOSSES - 1), pauses=(1.0, 2.0, 3.0)).go()
+    assert clock.slept == [1.0, 2.0, 3.0, 3.0, 3.0]
+    assert len(run.done) == len(run.units)
+
+
+def test_a_unit_whose_poison_was_found_does_not_pause_again(drawn, out, clock):
+    Run(drawn, out, Work(in_test(drawn, 1)), pauses=(1.0, 2.0)).go()
+    assert clock.slept == [1.0]
+
+
+def test_a_pause_that_ends_while_others_run_is_not_waited_out_longer(drawn, out, clock):
+    run = Run(drawn, out, failing(1, TransientError("throttled")), slots=100, pauses=(5.0,))
+    wait = run.backend.wait
+
+    def wait_or_time_out(handles: Sequence[int], timeout_seconds: float | None) -> int | None:
+        if timeout_seconds is None:
+            return wait(handles, timeout_seconds)
+        clock.now += timeout_seconds
+        return None
+
+    run.backend.wait = wait_or_time_out  # type: ignore[method-assign]
+    run.go()
+    assert clock.slept == []
+    assert len(run.done) == len(run.units)
+    assert run.backend.tasks == {}
+    first_tries = run.backend.submitted.index("run_build", len(run.units))
+    assert first_tries == len(run.units), "the second try was submitted while the others ran"
+
+
+def test_no_time_is_set_where_no_slot_is_free(drawn, out, clock):
+    run = Run(drawn, out, failing(1, TransientError("throttled")), slots=1, pauses=(5.0,)).go()
+    assert set(run.backend.timeouts) == {None}
+
+
+def test_units_are_asked_for_as_they_are_submitted(drawn, out):
+    run = Run(drawn, out, slots=2)
+    taken: list[Unit] = []
+
+    def units() -> Iterator[Unit]:
+        for unit in run.units:
+            taken.append(unit)
+            yield unit
+
+    def check(unit: Unit, shards: Any) -> None:
+        run.done.append(unit)
+        assert len(taken) <= len(run.done) - 1 + run.backend.slots
+
+    run.executor.build(run.build, units(), check)
+    assert len(run.done) == len(run.units)
 
 
 def test_an_error_that_stays_fails_the_run_at_once_and_cancels_the_rest(drawn, out):
@@ -392,6 +439,7 @@ def test_an_image_that_kills_a_real_process_is_found(drawn, out, monkeypatch):
         log=[].append,
         build_function=deadly_build,
         probe_function=deadly_probe,
+        pauses_seconds=(0.0,),
     )
     shards: list[Any] = []
 

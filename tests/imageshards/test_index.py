@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageshards import index
+from imageshards import index, index_row
 from imageshards.errors import ObjectMissingError, StoreError
 from imageshards.index import (
     IndexInfo,
@@ -128,7 +128,7 @@ def test_some_columns_can_be_read_in_any_order(scratch):
 def test_equal_ranges_of_hashes_hold_each_row_once_whatever_the_row_groups(scratch, bits):
     rows = some_rows(100)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "_ROW_GROUP_ROWS", 7)
+        patch.setattr(index, "ROW_GROUP_ROWS", 7)
         write_index(scratch, rows, info=info_of(rows))
     path = scratch.local_path(KEY)
     assert path is not None
@@ -244,13 +244,13 @@ def test_parquet_that_is_no_index_is_refused(folder_store, drawn):
     path = folder_store.local_path(KEY)
     assert isinstance(path, Path)
     pq.write_table(table, path)
-    with pytest.raises(StoreError, match="expected index version 1, found None"):
+    with pytest.raises(StoreError, match="expected index version 2, found None"):
         read_index_info(folder_store, KEY)
 
 
 def test_an_index_of_another_version_is_refused(folder_store, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(index, "INDEX_VERSION", 2)
+        patch.setattr(index_row, "INDEX_VERSION", 3)
         write_index(folder_store, [ROW], info=info_of([ROW]))
-    with pytest.raises(StoreError, match="expected index version 1, found 2"):
+    with pytest.raises(StoreError, match="expected index version 2, found 3"):
         read_index_info(folder_store, KEY)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import simplejpeg
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageCms
 
 from imageshards.decode import DecodePolicy, decode
 from imageshards.decoded import Repair
@@ -231,6 +231,97 @@ def test_the_size_in_the_header_is_enough_to_reject() -> None:
     assert rejected(bytes(huge)) == RejectReason.TOO_LARGE
     assert rejected(BASELINE, DecodePolicy(max_pixels=200 * 152 - 1)) == RejectReason.TOO_LARGE
     decode(BASELINE, DecodePolicy(max_pixels=200 * 152))
+
+
+FACTORS = (2, 4, 8)
+
+
+def outcome(data: bytes, policy: DecodePolicy, factor: int) -> tuple[Any, ...]:
+    """What becomes of a file decoded at a scale: its repairs and its size, or the reason why there is none."""
+    try:
+        decoded = decode(data, policy, reduction=lambda _size: factor)
+    except SampleError as error:
+        return error.reason, error.message
+    return decoded.repairs, decoded.size, decoded.source_width, decoded.source_height, decoded.source_mode
+
+
+def damaged_files() -> dict[str, bytes]:
+    random_bytes = random.Random(3)
+    files = {"no end": BASELINE[:-2], "junk between": BASELINE[:20] + b"junk" + BASELINE[20:]}
+    files["junk before the end"] = BASELINE[:-2] + bytes(240) + b"\xff\xd9"
+    files["unread data"] = BASELINE[:-2] + random_bytes.randbytes(8000).replace(b"\xff", b"") + b"\xff\xd9"
+    files["JFIF revision"] = BASELINE.replace(b"JFIF\0\x01", b"JFIF\0\x09")
+    for name, data in (("baseline", BASELINE), ("progressive", PROGRESSIVE)):
+        files |= {f"{name} cut at {share}": data[: int(len(data) * share)] for share in (0.3, 0.6, 0.9, 0.99)}
+        for number in range(100):
+            changed = bytearray(data)
+            changed[random_bytes.randrange(scans(data)[0], len(data))] ^= 1 << random_bytes.randrange(8)
+            files[f"{name} with flipped bit {number}"] = bytes(changed)
+    return files
+
+
+def test_whatever_is_wrong_with_a_file_is_found_at_any_scale() -> None:
+    found = set()
+    for name, data in damaged_files().items():
+        for policy in (DecodePolicy(), KEEP):
+            whole = outcome(data, policy, 1)
+            found.add(whole[0])
+            for factor in FACTORS:
+                assert outcome(data, policy, factor) == whole, f"{name} at 1/{factor}, {policy}"
+    assert found >= {(), (Repair.JPEG_WARNING,), (Repair.KEPT_DAMAGED,), RejectReason.TRUNCATED}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_reduced_picture_is_rounded_up(factor: int, subsampling: int) -> None:
+    for width, height in [(8, 1), (1, 8), (9, 13), (31, 64), (200, 152), (201, 151), (65, 1000)]:
+        decoded = decode(encoded(photo(width, height), subsampling=subsampling), reduction=lambda _size: factor)
+        assert decoded.pixels.shape == (-(-height // factor), -(-width // factor), 3)
+        assert (decoded.source_width, decoded.source_height) == decoded.size == (width, height)
+        assert decoded.reduced is not None
+        assert decoded.reduced.box((0, 0, width, height)) == (0, 0, width / factor, height / factor)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_reduced_picture_is_the_average_of_its_blocks(factor: int) -> None:
+    image = Image.fromarray(np.asarray(photo()) // 4 * 3)
+    for picture in (image, image.convert("L")):
+        data = encoded(picture, quality=98, subsampling=0)
+        reduced = decode(data, reduction=lambda _size: factor).pixels.astype(int)
+        blocks = decode(data).pixels.reshape(152 // factor, factor, 200 // factor, factor, 3).mean((1, 3))
+        assert np.abs(reduced - blocks).mean() < 2
+
+
+def test_what_is_not_a_plain_jpeg_is_decoded_in_full() -> None:
+    cmyk = encoded(photo().convert("CMYK"))
+    png = io.BytesIO()
+    photo().save(png, "PNG")
+    for data in (cmyk, png.getvalue()):
+        decoded = decode(data, reduction=lambda _size: 4)
+        assert decoded.reduced is None
+        assert np.array_equal(decoded.pixels, decode(data).pixels)
+
+
+def test_a_reduction_is_asked_with_the_upright_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    asked = []
+
+    def reduction(size: tuple[int, int]) -> int:
+        asked.append(size)
+        return 2
+
+    assert decode(encoded(photo(), exif=exif), reduction=reduction).size == (152, 200)
+    assert asked == [(152, 200)]
+
+
+def test_an_icc_profile_is_applied_to_a_reduced_picture() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+    data = encoded(photo(), icc_profile=profile)
+    policy = DecodePolicy(icc="srgb")
+    whole, reduced = decode(data, policy), decode(data, policy, reduction=lambda _size: 2)
+    assert reduced.repairs == whole.repairs != ()
+    assert reduced.pixels.shape == (76, 100, 3)
 
 
 def test_what_follows_the_end_is_another_image() -> None:

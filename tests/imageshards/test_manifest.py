@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from imageshards.errors import StoreError
+from imageshards.errors import ObjectMissingError, StoreError
 from imageshards.manifest import (
     Manifest,
     PixelStatistics,
@@ -22,7 +23,7 @@ from imageshards.manifest import (
     read_manifest,
 )
 from imageshards.plan import version_prefix
-from imageshards.store import Store
+from imageshards.store import Store, open_store
 from tests.imageshards.small_dataset import tree
 
 
@@ -168,6 +169,96 @@ def test_resolutions_have_pointers_of_their_own(folder_store):
     publish_manifest(folder_store, manifest())
     publish_manifest(folder_store, manifest(resolution=384, fingerprint="0" * 32))
     assert (read_latest(folder_store, "pets", 224), read_latest(folder_store, "pets", 384)) == ("f" * 32, "0" * 32)
+
+
+def in_many_shards(count: int, **changes: Any) -> Manifest:
+    entry = json.loads(manifest().to_json())["shards"][0]
+    names = [f"shards/pets/224/f/trainval-{number:05d}.parquet" for number in range(count)]
+    return manifest(shards=[entry | {"path": name, "rows": number} for number, name in enumerate(names)], **changes)
+
+
+def parts_in(store: Store) -> list[str]:
+    return sorted(key for key in tree(store) if "/shards-" in key)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_few_shards_are_listed_in_the_manifest_itself(folder_store, count):
+    original = in_many_shards(count)
+    publish_manifest(folder_store, original, shards_inline=3)
+    assert set(tree(folder_store)) == {original.key, latest_key("pets", 224)}
+    stored = json.loads(folder_store.get(original.key))
+    assert len(stored["shards"]) == count
+    assert "shard_parts" not in stored
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(4, [3, 1]), (6, [3, 3]), (10, [3, 3, 3, 1])])
+def test_many_shards_are_listed_in_parts_and_read_as_one(folder_store, count, sizes):
+    original = in_many_shards(count)
+    assert publish_manifest(folder_store, original, shards_inline=3) == original
+    stored = json.loads(folder_store.get(original.key))
+    assert stored["shards"] == []
+    assert [part["shards"] for part in stored["shard_parts"]] == sizes
+    assert [part["path"] for part in stored["shard_parts"]] == parts_in(folder_store)
+    found = read_manifest(folder_store, "pets", 224, "f" * 32)
+    assert found == original
+    assert found.to_json() == original.to_json()
+
+
+def test_parts_have_the_same_names_and_bytes_whenever_they_are_written(tmp_path):
+    stores = [open_store(str(tmp_path / name)) for name in ("one", "two")]
+    for store, created_at in zip(stores, ("2026-01-01T00:00:00+00:00", "2030-01-01T00:00:00+00:00"), strict=True):
+        publish_manifest(store, in_many_shards(7, created_at=created_at), shards_inline=3)
+    parts = [{key: store.get(key) for key in parts_in(store)} for store in stores]
+    assert len(parts[0]) == 3
+    assert parts[0] == parts[1]
+
+
+def test_parts_come_before_the_manifest(folder_store):
+    counted = _Counted(folder_store)
+    publish_manifest(counted, in_many_shards(4), shards_inline=3)  # type: ignore[arg-type]
+    assert counted.written == [*parts_in(folder_store), manifest().key, latest_key("pets", 224)]
+
+
+def test_a_run_that_comes_second_with_other_shards_changes_nothing_that_was_published(folder_store):
+    first = in_many_shards(4)
+    publish_manifest(folder_store, first, shards_inline=3)
+    entries = [entry.model_copy(update={"sha256": "0" * 64}) for entry in first.shards]
+    second = first.model_copy(update={"shards": tuple(entries)})
+    assert publish_manifest(folder_store, second, shards_inline=3) == first
+    assert read_manifest(folder_store, "pets", 224, "f" * 32) == first
+
+
+def damage_parts(store: Store, change: Callable[[bytes], bytes]) -> str:
+    key = parts_in(store)[1]
+    store.put(key, change(store.get(key)))
+    return key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda _: b"", lambda data: data[:-9], lambda _: b"<html>503</html>", lambda data: data.replace(b"99", b"98")],
+)
+def test_a_damaged_part_is_an_error_that_names_it_and_says_what_to_do(folder_store, change):
+    publish_manifest(folder_store, in_many_shards(10), shards_inline=3)
+    key = damage_parts(folder_store, change)
+    with pytest.raises(StoreError, match=rf"{key}.*expected sha256 .*delete that manifest and run again"):
+        read_manifest(folder_store, "pets", 224, "f" * 32)
+
+
+def test_a_missing_part_is_an_error_that_is_not_taken_for_nothing_published(folder_store):
+    publish_manifest(folder_store, in_many_shards(10), shards_inline=3)
+    folder_store.delete(parts_in(folder_store)[1])
+    with pytest.raises(StoreError, match=r"shards-00001-.*delete that manifest") as caught:
+        read_manifest(folder_store, "pets", 224, "f" * 32)
+    assert not isinstance(caught.value, ObjectMissingError)
+
+
+def test_a_part_with_another_number_of_shards_than_the_manifest_says_is_an_error(folder_store):
+    publish_manifest(folder_store, in_many_shards(4), shards_inline=3)
+    stored = folder_store.get(manifest().key).replace(b'"shards": 3', b'"shards": 2')
+    folder_store.put(manifest().key, stored)
+    with pytest.raises(StoreError, match="expected 2 shards, found 3"):
+        read_manifest(folder_store, "pets", 224, "f" * 32)
 
 
 DAMAGED = {

@@ -145,6 +145,21 @@ def test_a_recipe_that_augments_gets_a_unit_for_each_shard():
         assert unit.buckets == plan_shards(sizes, AUGMENTED, resolution)[unit.split]
 
 
+@pytest.mark.parametrize("recipe", [Recipe(), AUGMENTED])
+def test_the_largest_units_come_first(recipe):
+    sizes = {"trainval": 3680, "test": 500}
+    units = plan_units(sizes, recipe, [224, 600])
+    pixels = [
+        sizes[unit.split]
+        * (1 + copies_of(recipe, unit.split))
+        / unit.buckets
+        * sum(side**2 for side in unit.resolutions)
+        for unit in units
+    ]
+    assert pixels == sorted(pixels, reverse=True)
+    assert len(set(pixels)) > 1
+
+
 def test_only_training_images_get_copies():
     assert [copies_of(AUGMENTED, split) for split in ("trainval", "test", "unlisted")] == [2, 0, 0]
 

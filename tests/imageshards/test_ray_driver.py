@@ -6,9 +6,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from imageshards.job import parse_driver_line
+import pytest
+
+from imageshards.errors import StoreError
+from imageshards.job import JobSpec, parse_driver_line
+from imageshards.ray_driver import run_job
+from imageshards.recipe import Recipe
+from imageshards.store import StoreSpec, open_store
+from tests.imageshards.in_process import InProcess
+from tests.imageshards.small_dataset import Drawn
 
 PROGRAM = Path(__file__).with_name("poison_program.py")
 
@@ -62,13 +72,13 @@ def test_the_program_says_on_one_line_why_it_cannot_start(tmp_path: Path) -> Non
     assert "spec.json" in errors[0]["message"]
 
 
-def test_augmented_shards_do_not_depend_on_the_number_of_workers_or_the_order_of_units(tmp_path: Path) -> None:
+def test_augmented_shards_do_not_depend_on_the_number_of_nodes_or_the_order_of_units(tmp_path: Path) -> None:
     found = []
-    for name, arguments in (("one", ["1"]), ("two", ["2", "reversed"])):
-        folder = tmp_path / name
+    for nodes, arguments in ((1, ["1"]), (2, ["2", "reversed"])):
+        folder = tmp_path / str(nodes)
         folder.mkdir()
         finished = subprocess.run(
-            [sys.executable, str(PROGRAM.with_name("workers_program.py")), str(folder), *arguments],
+            [sys.executable, str(PROGRAM.with_name("nodes_program.py")), str(folder), *arguments],
             env=environment(tmp_path),
             capture_output=True,
             text=True,
@@ -76,7 +86,39 @@ def test_augmented_shards_do_not_depend_on_the_number_of_workers_or_the_order_of
             check=False,
         )
         assert finished.returncode == 0, finished.stderr[-3000:]
+        built = json.loads(finished.stdout.splitlines()[-1])
+        assert len(built) == nodes, "some node built nothing"
         shards = sorted((folder / "store" / "shards").rglob("*.parquet"))
         found.append({path.name + path.parent.name: path.read_bytes() for path in shards})
-    assert len(found[0]) == 2 * 3
+        assert sum(built) == len(shards) >= 2 * 3
     assert found[0] == found[1]
+
+
+class OtherDisk(InProcess):
+    """Runs tasks as a node does whose folder of the same name is another one."""
+
+    def __init__(self, disk: StoreSpec) -> None:
+        super().__init__()
+        self.disk = disk
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
+        return super().submit(function, *arguments[:-1], self.disk)
+
+
+def test_a_node_that_writes_into_a_folder_of_its_own_is_found_out_at_its_first_shard(
+    drawn: Drawn, tmp_path: Path
+) -> None:
+    spec = JobSpec(
+        dataset=drawn.info.dataset,
+        index_key=drawn.info.key,
+        raw_store=drawn.store.spec,
+        store=open_store(str(tmp_path / "store")).spec,
+        resolutions=(32,),
+        recipe=Recipe(),
+        result_key="result.json",
+    )
+    backend = OtherDisk(open_store(str(tmp_path / "other")).spec)
+    with pytest.raises(StoreError, match=r"parquet was written on another node.*all nodes of the Ray cluster share"):
+        run_job(spec, backend)  # type: ignore[arg-type]
+    assert len(list((tmp_path / "other").rglob("*.parquet"))) == 1
+    assert backend.tasks == {}

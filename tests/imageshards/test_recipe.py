@@ -20,6 +20,10 @@ EFFECTIVE_CHANGES = [
     {"interpolation": "bicubic"},
     {"upscale": "reject"},
     {"exact": True},
+    {"exact": True, "fit": "letterbox"},
+    {"exact": True, "interpolation": "bicubic"},
+    {"interpolation": "lanczos", "augment": {"copies": 1, "hue": 0.1}},
+    {"interpolation": "lanczos", "augment": {"copies": 1, "hue": 0.1}, "exact": True},
     {"keep_damaged": True},
     {"icc": "srgb"},
     {"background": [0, 0, 0]},
@@ -108,7 +112,11 @@ def test_the_canonical_form_is_a_recipe_with_the_same_canonical_form(recipe):
     ("one", "other"),
     [
         ({}, {"crop_fraction": 0.875, "fit": "center-crop"}),
-        ({"fit": "stretch"}, {"fit": "stretch", "exact": True}),
+        ({"interpolation": "nearest"}, {"interpolation": "nearest", "exact": True}),
+        (
+            {"interpolation": "bicubic", "augment": {"copies": 1, "crop_scale": [0.5, 1]}},
+            {"interpolation": "bicubic", "augment": {"copies": 1, "crop_scale": [0.5, 1]}, "exact": True},
+        ),
         ({"augment": {"seed": 3, "fill": [9, 9, 9]}}, {}),
         ({"augment": {"copies": 1, "hue": 0.1}}, {"augment": {"copies": 1, "hue": 0.1, "fill": [9, 9, 9]}}),
         ({"augment": {"copies": 1, "hue": 0.1}}, {"augment": {"copies": 1, "hue": 0.1, "crop_ratio": [1, 2]}}),

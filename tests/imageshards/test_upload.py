@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from imageshards import archive, upload
+from imageshards import archive, object_writer, upload
 from imageshards.archive import ArchiveLimits
 from imageshards.errors import ObjectMissingError, SourceError, StoreError, TransientError
 from imageshards.fetch import Source, fetch
@@ -420,7 +420,7 @@ def many_images(count: int, size_bytes: int = 100) -> list[tuple[str, bytes]]:
 
 
 def test_writes_run_in_parallel_within_a_budget_of_bytes(run, target, monkeypatch):
-    monkeypatch.setattr(upload, "_BYTES_IN_FLIGHT", 5000)
+    monkeypatch.setattr(object_writer, "_BYTES_IN_FLIGHT", 5000)
     measured = _Measured(target)
     run(many_images(100, 1000), store=measured)
     assert 1000 < measured.most_bytes <= 5000
@@ -428,7 +428,7 @@ def test_writes_run_in_parallel_within_a_budget_of_bytes(run, target, monkeypatc
 
 
 def test_a_member_larger_than_the_whole_budget_passes_alone(run, target, monkeypatch):
-    monkeypatch.setattr(upload, "_BYTES_IN_FLIGHT", 500)
+    monkeypatch.setattr(object_writer, "_BYTES_IN_FLIGHT", 500)
     measured = _Measured(target)
     uploaded = run(many_images(20, 1000), store=measured)
     assert measured.most_bytes < 1500
@@ -437,7 +437,7 @@ def test_a_member_larger_than_the_whole_budget_passes_alone(run, target, monkeyp
 
 @pytest.mark.parametrize("error", [StoreError("denied"), TransientError("gone for now"), ValueError("of a library")])
 def test_a_failing_write_stops_the_pass_and_leaves_no_index(run, target, monkeypatch, error):
-    monkeypatch.setattr(upload, "_BYTES_IN_FLIGHT", 2000)
+    monkeypatch.setattr(object_writer, "_BYTES_IN_FLIGHT", 2000)
     failing = _Failing(target, error)
     with pytest.raises(type(error), match=str(error)):
         run(many_images(2000), store=failing)

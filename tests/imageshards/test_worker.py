@@ -103,6 +103,21 @@ def test_an_error_of_ours_comes_back_with_its_type(drawn, out):
         assert "cannot" in error.message or "gone" in error.message
 
 
+def test_a_raw_folder_that_this_node_does_not_have_is_an_error_that_says_what_a_cluster_needs(drawn, out, tmp_path):
+    build, units = plan_drawn(drawn)
+    elsewhere = open_store(str(tmp_path / "elsewhere")).spec
+    for result in (
+        worker.run_build(build, units[0], elsewhere, out.spec),
+        worker.run_measure(build, units[0], elsewhere),
+        worker.run_probe(build, units[0], [], elsewhere),
+    ):
+        error = error_from_dict(result["error"])
+        assert type(error) is StoreError
+        assert "elsewhere/raw is not there on " in error.message
+        assert "all nodes of the Ray cluster share" in error.message
+    assert tree(out) == {}
+
+
 def test_measuring_gives_sums_for_each_resolution(drawn):
     build, units = plan_drawn(drawn, recipe=Recipe(color="gray"), resolutions=(24, 32))
     for unit in units:

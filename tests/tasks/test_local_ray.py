@@ -27,15 +27,18 @@ pytestmark = pytest.mark.skipif(not PROC.is_dir(), reason="processes are looked 
 
 START_SECONDS = 90
 GONE_SECONDS = 20
+CPUS_ALLOWED = sorted(os.sched_getaffinity(0))[:2]
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 MARK = "IMAGESHARDS_TEST_DRIVER"
 SECRET = "a-secret-nobody-may-see"
 SECRET_VARIABLE = "IMAGESHARDS_STORE_AWS_SECRET_ACCESS_KEY"
 
 PARENT = f"""
-import json, sys
+import json, os, sys
 from imageshards.errors import ImageShardsError
 from tasks.local_ray import run_local_driver
+os.sched_setaffinity(0, {CPUS_ALLOWED})
 try:
     run_local_driver(json.loads(sys.argv[1]), {{{SECRET_VARIABLE!r}: {SECRET!r}}}, print)
 except ImageShardsError as error:
@@ -95,6 +98,17 @@ def run(endless_job: list[str], tmp_path: Path) -> Iterator[Run]:
         for process in started.processes():
             os.kill(process.id, signal.SIGKILL)
         parent.communicate()
+
+
+NEEDLESS = ("dashboard/dashboard.py", "autoscaler/_private/monitor.py", "_private/log_monitor.py")
+
+
+def test_ray_has_a_worker_for_each_cpu_it_may_use_and_no_process_that_one_driver_does_not_need(run: Run) -> None:
+    commands = [process.command for process in run.processes()]
+    assert any("gcs_server" in command for command in commands)
+    assert not [command for command in commands if any(name in command for name in NEEDLESS)]
+    workers = [command for command in commands if command.startswith("ray::") and command not in AGENTS]
+    assert len(workers) == len(CPUS_ALLOWED)
 
 
 def test_when_its_parent_is_killed_all_of_it_ends_and_meanwhile_no_secret_shows(run: Run) -> None:

@@ -1,0 +1,78 @@
+"""This package's preprocessing step, as the driver runs it: worker start, planning, reading, trimaps, writing, digests.
+
+The start of Ray itself is not timed; it is told besides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+from benchmarks.nodes_of_one_cpu import cluster
+from benchmarks.stopwatch import Stopwatch
+from imageshards.job import JobResult, JobSpec
+from imageshards.ray_driver import RayBackend, run_job
+
+_OBJECT_STORE_BYTES = 100 << 20  # as the driver does
+
+
+def main() -> None:
+    """Run one job spec."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--spec", type=Path, required=True, help="a job spec")
+    parser.add_argument("--cpus", type=int, help="of a Ray of one node")
+    parser.add_argument("--node-cpus", type=int, nargs="+", help="instead: a node for each of these CPUs")
+    parser.add_argument("--folder", type=Path, required=True, help="for Ray's files")
+    parser.add_argument("--result", type=Path, help="where to put the job's result")
+    options = parser.parse_args()
+    spec = JobSpec.from_json(options.spec.read_bytes(), uri=str(options.spec))
+    started = time.perf_counter()
+    with cluster(options.node_cpus, options.folder) if options.node_cpus else _local(options.cpus, options.folder):
+        ray_seconds = time.perf_counter() - started
+        with Stopwatch() as stopwatch:
+            result = run_job(spec, RayBackend())
+            stopwatch.images = _images(result)
+            stopwatch.facts = {"ray_seconds": ray_seconds, **_facts(result)}
+        if options.result:
+            options.result.write_bytes(result.to_json())
+
+
+@contextmanager
+def _local(cpus: int, folder: Path) -> Iterator[None]:
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        _temp_dir=str(folder / "ray"),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _images(result: JobResult) -> int:
+    """Images dealt with, rejects included, each once however many resolutions were built."""
+    return sum(shard.samples + len(shard.rejects) for shard in result.versions[0].shards)
+
+
+def _facts(result: JobResult) -> dict[str, object]:
+    shards = [shard for version in result.versions for shard in version.shards]
+    digests = sorted([shard.resolution, shard.name, shard.sha256] for shard in shards)
+    return {
+        "bytes": sum(shard.size_bytes for shard in shards),
+        "digest": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+    }
+
+
+if __name__ == "__main__":
+    main()

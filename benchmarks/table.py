@@ -1,0 +1,58 @@
+"""Markdown tables of measurements, and what machine they are from."""
+
+from __future__ import annotations
+
+import datetime as dt
+import platform
+from collections.abc import Iterable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+from benchmarks.measure import Measurement
+
+_MB = 1_000_000
+
+
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A table; all but the first `left` columns are set to the right."""
+    marks = ["---" if column < left else "---:" for column in range(len(head))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, marks, *rows))
+
+
+def cells(runs: Sequence[Measurement], reference_rate: float) -> list[str]:
+    """Images/s (median, least and most), share of the reference, runs, memory in MB, CPU milliseconds per image."""
+    rates = sorted(run.rate for run in runs)
+    spread = f" ({rates[0]:,.0f} to {rates[-1]:,.0f})" if len(rates) > 1 else ""
+    return [
+        f"{median(rates):,.0f}{spread}",
+        f"{median(rates) / reference_rate:.0%}",
+        str(len(runs)),
+        f"{median(run.peak_largest for run in runs) / _MB:,.0f}",
+        f"{median(run.peak_together for run in runs) / _MB:,.0f}",
+        f"{median(run.cpu_ms_per_image for run in runs):.2f}",
+    ]
+
+
+def machine(cpus: Sequence[int]) -> str:
+    """A sentence on where and when: processor, CPUs used and there, memory, Python, date."""
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), platform.machine())
+    memory = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal"))
+    today = dt.datetime.now(tz=dt.UTC).date()
+    processors = sum(line.startswith("processor") for line in info)
+    return (
+        f"{model}, {len(cpus)} of {processors} CPUs used, {int(memory.split()[1]) / 1e6:.0f} GB of memory, "
+        f"Python {platform.python_version()}, {today:%d %B %Y}"
+    )
+
+
+def versions(names: Iterable[str]) -> str:
+    """What is installed of these packages."""
+    found = []
+    for name in names:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
