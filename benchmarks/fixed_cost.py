@@ -2,7 +2,7 @@
 
 Runs the command line as a user without a Prefect server does, with a home folder of its own: 32 images, everything
 included; and 7,400 images of which nothing changed. Prints a Markdown table. Prefect's database exists in both, for
-the run before has made it. Requests are counted by a proxy before an S3 server, in runs of their own, where there is one.
+the run before has made it. Requests are counted by a proxy before an S3 server, where there is one, in further runs.
 """
 
 from __future__ import annotations

@@ -46,8 +46,7 @@ def run_steps(count: int, cpus: Sequence[int], folder: Path) -> list[Measurement
     spec.write_text(material.job(StoreSpec(url=str(folder / "out"))).model_dump_json())
     images.unlink()
     files = ("--spec", str(spec), "--result", str(result))
-    ray = ("--cpus", str(len(cpus)), "--folder", str(folder))
-    built = measure(Program("benchmarks.contenders.step", (*files, *ray)), cpus=cpus, folder=folder)
+    built = measure(Program("benchmarks.contenders.step", (*files, "--folder", str(folder))), cpus=cpus, folder=folder)
     validated = measure(Program("benchmarks.contenders.validating", files), cpus=cpus, folder=folder)
     if validated.facts["failed"]:
         raise SystemExit(f"validation of {count} images failed: {', '.join(validated.facts['failed'])}")

@@ -51,7 +51,7 @@ def write(store: Store, images: int) -> dict[str, Any]:
             for rows in catalog.rows(ROW_GROUP_ROWS):
                 writer.write(index_columns(rows, classes, "raw/bench/"))
             writer.finish(info)
-        scratch_bytes = sum(path.stat().st_size for path in catalog.folder.glob("*.sqlite"))
+        scratch_bytes = catalog.size_bytes
     objects = [found.size_bytes for found in store.list(_FOLDER)]
     return {
         "fill": fill,

@@ -38,7 +38,7 @@ def run(material: Material, resolutions: Sequence[int], cpus: Sequence[int], par
     with tempfile.TemporaryDirectory(prefix="run-", dir=parent, ignore_cleanup_errors=True) as name:
         spec = Path(name) / "spec.json"
         spec.write_text(material.job(StoreSpec(url=f"{name}/out"), resolutions).model_dump_json())
-        arguments = ("--spec", str(spec), "--cpus", str(len(cpus)), "--folder", name)
+        arguments = ("--spec", str(spec), "--folder", name)
         return measure(Program("benchmarks.contenders.step", arguments), cpus=cpus, folder=Path(name))
 
 

@@ -74,7 +74,7 @@ def bare_rows(material: Material, cpus: int) -> list[Row]:
     return [Row("bare decode", program()), Row("bare decode + resize", program("--resize"))]
 
 
-def step_row(name: str, material: Material, cpus: int, store: Callable[[Path], StoreSpec], **more: Any) -> Row:
+def step_row(name: str, material: Material, store: Callable[[Path], StoreSpec], **more: Any) -> Row:
     """This package's step into a store, which may depend on the folder of a run."""
     environment = more.pop("environment", {})
     raw_store = more.pop("raw_store", None)
@@ -82,13 +82,13 @@ def step_row(name: str, material: Material, cpus: int, store: Callable[[Path], S
     def program(folder: Path) -> Program:
         spec = folder / "spec.json"
         spec.write_text(material.job(store(folder), raw_store=raw_store).model_dump_json())
-        arguments = ("--spec", str(spec), "--cpus", str(cpus), "--folder", str(folder))
+        arguments = ("--spec", str(spec), "--folder", str(folder))
         return Program("benchmarks.contenders.step", arguments, environment=environment)
 
     return Row(name, program, **more)
 
 
-def s3_rows(place: S3Place | None, material: Material, cpus: int, proxies: Sequence[tuple[float, str]]) -> list[Row]:
+def s3_rows(place: S3Place | None, material: Material, proxies: Sequence[tuple[float, str]]) -> list[Row]:
     """The step on S3, and through proxies (delay in ms, address)."""
     names = [f"imageshards, through a proxy, GETs {delay:.0f} ms later" for delay, _ in proxies]
     if place is None:
@@ -100,7 +100,6 @@ def s3_rows(place: S3Place | None, material: Material, cpus: int, proxies: Seque
             step_row(
                 name,
                 material,
-                cpus,
                 lambda _, spec=spec: spec,  # type: ignore[misc]
                 raw_store=place.spec("raw", endpoint_url=address),
                 environment={name: value for name, value in place.environment.items() if name != "AWS_ENDPOINT_URL"},
@@ -230,11 +229,11 @@ def main() -> None:
         files = folder / "files.txt"
         files.write_text("".join(f"{path}\n" for path in decodable(material.files)))
         bare = bare_rows(material, len(cpus))
-        local = step_row("imageshards, local folder", material, len(cpus), lambda run: StoreSpec(url=str(run / "out")))
+        local = step_row("imageshards, local folder", material, lambda run: StoreSpec(url=str(run / "out")))
         rows = [
             *bare,
             local,
-            *s3_rows(place, material, len(cpus), proxies),
+            *s3_rows(place, material, proxies),
             *peer_rows(files, len(cpus), options.peer_repeats),
         ]
         rows = [row for row in rows if row in bare or options.only in row.name]

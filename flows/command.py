@@ -69,4 +69,5 @@ def _run(server: LocalServer | None, parameters: dict[str, Any]) -> dict[str, An
     gc.freeze()
     gc.enable()
     with local_api(server), terminal_progress():
-        return pets(**parameters)
+        summary: dict[str, Any] = pets(**parameters)
+    return summary

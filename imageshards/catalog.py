@@ -31,7 +31,6 @@ _SET_UP = f"""
 PRAGMA page_size = {_PAGE_BYTES};
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
-PRAGMA locking_mode = EXCLUSIVE;
 PRAGMA temp_store = FILE;
 PRAGMA cache_size = -{_CACHE_KIB};
 CREATE TABLE images (
@@ -125,7 +124,8 @@ class Catalog:
     def __enter__(self) -> Catalog:
         self._folder = tempfile.TemporaryDirectory(prefix="imageshards-")
         self.folder = Path(self._folder.name)
-        self._db = sqlite3.connect(self.folder / "catalog.sqlite", isolation_level=None)
+        # Without a name: on disk once it outgrows the cache, in a file that goes even if this process is killed.
+        self._db = sqlite3.connect("", isolation_level=None)
         self._db.executescript(_SET_UP)
         return self
 
@@ -136,9 +136,15 @@ class Catalog:
         self._folder.cleanup()
         if isinstance(error, sqlite3.Error | OSError):
             raise StoreError(
-                f"the scratch database in {self.folder} cannot be used: {error}; it takes about 1 KB an image: "
-                "make room there, or let TMPDIR name a folder on a larger disk"
+                f"the scratch database and folder ({self.folder}) cannot be used: {error}; they take about 1 KB an "
+                "image: let TMPDIR name a folder on a disk with more room"
             ) from error
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the database."""
+        pages: int = self._one("PRAGMA page_count")[0]
+        return pages * _PAGE_BYTES
 
     def add_image(self, image_id: str, member: str, *, name: str | None, sha256: bytes | None, size_bytes: int) -> bool:
         """Take in an image, by its names in the archive and in the store (None where it is not stored)."""

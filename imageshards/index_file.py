@@ -24,7 +24,8 @@ _FOOTER_BYTES = 64 << 10
 _FOOTER_GROUP_BYTES = 1200
 """Likewise of a part, for each row group: a footer has 920 bytes for one."""
 
-_FOOTERS_KEPT = 8
+_FOOTERS_KEPT = 4
+"""Of 4 MB each at most: a part has 256 row groups."""
 
 _EVERYTHING = RowRange(("", "\U0010ffff"), without_split=True, hashes=(0, (1 << 64) - 1))
 """Of a row group without statistics."""

@@ -21,6 +21,11 @@ from imageshards.shards import Build, build_unit, measure_unit, probe_images
 from imageshards.store import Store, StoreSpec, open_store
 
 
+def warm_up() -> dict[str, Any]:
+    """Nothing: a worker imports this module for it, and that is what takes time."""
+    return {"ok": None}
+
+
 def run_build(build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
     """Build the shards of a unit; the results of `build_unit`."""
     return _outcome(lambda: build_unit(build, unit, raw_store=_raw_store(raw_store), store=_store(store)))

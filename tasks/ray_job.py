@@ -137,12 +137,13 @@ def _entrypoint(cluster: ClusterAccess, arguments: list[str]) -> str:
     is this one.
     """
     candidates = " ".join(shlex.quote(python) for python in dict.fromkeys((cluster.python, "python3", sys.executable)))
-    probe = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('ray', 'obstore', 'simplejpeg'))))"
+    needed = ("ray", "obstore", "simplejpeg", "cykooz_resizer")
+    probe = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {needed})))"
     driver = shlex.join(["-m", "imageshards.ray_driver", *arguments])
     return (
         f"for python in {candidates}; do "
         f'if "$python" -c {shlex.quote(probe)} 2>/dev/null; then exec "$python" {driver}; fi; done; '
-        f"echo no Python with ray, obstore and simplejpeg on this node: tried {candidates} >&2; exit 1"
+        f"echo no Python with {' '.join(needed)} on this node: tried {candidates} >&2; exit 1"
     )
 
 

@@ -18,23 +18,20 @@ import ray
 from benchmarks.nodes_of_one_cpu import cluster
 from benchmarks.stopwatch import Stopwatch
 from imageshards.job import JobResult, JobSpec
-from imageshards.ray_driver import RayBackend, run_job
-
-_OBJECT_STORE_BYTES = 100 << 20  # as the driver does
+from imageshards.ray_driver import RayBackend, run_job, start_ray
 
 
 def main() -> None:
     """Run one job spec."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--spec", type=Path, required=True, help="a job spec")
-    parser.add_argument("--cpus", type=int, help="of a Ray of one node")
     parser.add_argument("--node-cpus", type=int, nargs="+", help="instead: a node for each of these CPUs")
-    parser.add_argument("--folder", type=Path, required=True, help="for Ray's files")
+    parser.add_argument("--folder", type=Path, required=True, help="for the files of a Ray of nodes")
     parser.add_argument("--result", type=Path, help="where to put the job's result")
     options = parser.parse_args()
     spec = JobSpec.from_json(options.spec.read_bytes(), uri=str(options.spec))
     started = time.perf_counter()
-    with cluster(options.node_cpus, options.folder) if options.node_cpus else _local(options.cpus, options.folder):
+    with cluster(options.node_cpus, options.folder) if options.node_cpus else _local():
         ray_seconds = time.perf_counter() - started
         with Stopwatch() as stopwatch:
             result = run_job(spec, RayBackend())
@@ -45,15 +42,8 @@ def main() -> None:
 
 
 @contextmanager
-def _local(cpus: int, folder: Path) -> Iterator[None]:
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=_OBJECT_STORE_BYTES,
-        _temp_dir=str(folder / "ray"),
-    )
+def _local() -> Iterator[None]:
+    start_ray("local")
     try:
         yield
     finally:
