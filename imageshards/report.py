@@ -30,7 +30,7 @@ from imageshards.gallery import (
     repaired_gallery,
     step_gallery,
 )
-from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, read_index
+from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, iter_index
 from imageshards.manifest import Manifest
 from imageshards.plan import version_prefix
 from imageshards.report_view import readable_size, view
@@ -141,13 +141,13 @@ def _left_out_names(manifest: Manifest, raw_store: Store) -> dict[str, list[str]
     if not names:
         return names
     keeps_unlisted = UNLISTED_SPLIT in manifest.splits
-    index = read_index(raw_store, manifest.index, columns=["image_id", "split", "left_out", "label"])
-    outside = index.filter(pc.or_(pc.is_null(index["split"]), pc.is_valid(index["left_out"])))
-    for row in outside.to_pylist():
-        known = names.get(row["left_out"] or NO_SPLIT_RULE, [])
-        kept = not row["left_out"] and keeps_unlisted and row["label"] is not None
-        if not kept and len(known) < LEFT_OUT_SHOWN:
-            known.append(row["image_id"])
+    for piece in iter_index(raw_store, manifest.index, columns=["image_id", "split", "left_out", "label"]):
+        outside = piece.filter(pc.or_(pc.is_null(piece["split"]), pc.is_valid(piece["left_out"])))
+        for row in outside.to_pylist():
+            known = names.get(row["left_out"] or NO_SPLIT_RULE, [])
+            kept = not row["left_out"] and keeps_unlisted and row["label"] is not None
+            if not kept and len(known) < LEFT_OUT_SHOWN:
+                known.append(row["image_id"])
     return {rule: sorted(known) for rule, known in names.items()}
 
 

@@ -163,4 +163,5 @@ def empty_trimaps(rows: pa.Table) -> NDArray[np.bool_]:
     """Which plain rows have a trimap of background alone, (N,) bool."""
     plain = numbers(rows.column("copy"), "int16") == 0
     low, high = (numbers(rows.column(name), "uint8") for name in ("trimap_low", "trimap_high"))
-    return plain & (low == BACKGROUND) & (high == BACKGROUND)
+    empty: NDArray[np.bool_] = plain & (low == BACKGROUND) & (high == BACKGROUND)
+    return empty

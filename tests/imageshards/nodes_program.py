@@ -1,6 +1,6 @@
-"""Builds an augmented dataset on a Ray cluster of nodes of one CPU. Usage: nodes_program.py FOLDER NODES [reversed].
+"""Builds an augmented dataset on a Ray node of one CPU, then on two such nodes in the opposite order.
 
-Prints how many units each node built, as a JSON list.
+Usage: nodes_program.py FOLDER. The shards go to FOLDER/1 and FOLDER/2; prints for both how many units each node built.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ import os
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,17 @@ from imageshards.executor import Executor
 from imageshards.fetch import Source, fetch
 from imageshards.index import read_index_info
 from imageshards.job import JobSpec, count_population
-from imageshards.plan import plan_units
+from imageshards.plan import Unit, plan_units
 from imageshards.ray_driver import RayBackend, plan_build
 from imageshards.recipe import Augment, Recipe
 from imageshards.sample import SampleSpec, write_sample
-from imageshards.store import open_store
+from imageshards.shards import Build
+from imageshards.store import StoreSpec, open_store
 from imageshards.upload import upload
 
-FOLDER, NODES, REVERSED = Path(sys.argv[1]), int(sys.argv[2]), len(sys.argv) > 3
+FOLDER = Path(sys.argv[1])
 RESOLUTIONS = (32, 48, 64)
-MEETING_SECONDS = 60
+MEETING_SECONDS = 120
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
 
 RECIPE = Recipe(
@@ -50,28 +50,30 @@ RECIPE = Recipe(
 )
 
 
-def meeting_build(build: Any, unit: Any, raw_store: Any, store: Any) -> dict[str, Any]:
+def meeting_build(folder: Path, nodes: int) -> Callable[..., dict[str, Any]]:
     """`run_build`, begun on no node before all nodes are at it: a quick one cannot do the work of all."""
-    node = FOLDER / "nodes" / ray.get_runtime_context().get_node_id()
-    node.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + MEETING_SECONDS
-    while len(list(node.parent.iterdir())) < NODES and time.monotonic() < deadline:
-        time.sleep(0.01)
-    (node / f"{unit.name} {unit.resolutions}".replace("/", " of ")).touch()
-    return worker.run_build(build, unit, raw_store, store)
+
+    def build_there(build: Any, unit: Any, raw_store: Any, store: Any) -> dict[str, Any]:
+        node = folder / ray.get_runtime_context().get_node_id()
+        node.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + MEETING_SECONDS
+        while len(list(folder.iterdir())) < nodes and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (node / f"{unit.name} {unit.resolutions}".replace("/", " of ")).touch()
+        return worker.run_build(build, unit, raw_store, store)
+
+    return build_there
 
 
 @contextmanager
-def running_cluster() -> Iterator[None]:
-    """The nodes, and this process joined to them. Ray's files, its note of the last cluster among them, lie apart."""
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster that this process joined. Ray's files, its note of the last cluster among them, lie apart."""
     with tempfile.TemporaryDirectory(prefix="rayt-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.environ["RAY_TMPDIR"] = folder  # short: the path of a socket has at most 107 characters
         cluster = Cluster(initialize_head=True, head_node_args=NODE)
-        for _ in range(NODES - 1):
-            cluster.add_node(**NODE)
-        ray.init(address=cluster.address, log_to_driver=False)
         try:
-            yield
+            ray.init(address=cluster.address, log_to_driver=False)
+            yield cluster
         finally:
             ray.shutdown()
             cluster.shutdown()
@@ -95,11 +97,20 @@ def main() -> None:
     population = count_population(store, key, keep_unlisted=False)
     build = plan_build(spec, read_index_info(store, key), population)
     units = plan_units(population.splits, RECIPE, RESOLUTIONS)
-    with running_cluster():
-        executor = Executor(RayBackend(), store.spec, store.spec, lambda _: None, build_function=meeting_build)
-        executor.build(build, reversed(units) if REVERSED else units, lambda _, __: None)
-    built = Counter(path.parent.name for path in (FOLDER / "nodes").glob("*/*"))
-    print(json.dumps(sorted(built.values())))  # noqa: T201
+    with running_cluster() as cluster:
+        one = run(1, build, units, store.spec)
+        cluster.add_node(**NODE)
+        two = run(2, build, list(reversed(units)), store.spec)
+    print(json.dumps([one, two]))  # noqa: T201
+
+
+def run(nodes: int, build: Build, units: Sequence[Unit], raw_store: StoreSpec) -> list[int]:
+    """Build all units; how many each node built."""
+    notes = FOLDER / f"notes-{nodes}"
+    out = open_store(str(FOLDER / str(nodes))).spec
+    executor = Executor(RayBackend(), raw_store, out, lambda _: None, build_function=meeting_build(notes, nodes))
+    executor.build(build, units, lambda _, __: None)
+    return sorted(len(list(node.iterdir())) for node in notes.iterdir())
 
 
 if __name__ == "__main__":
