@@ -21,7 +21,7 @@ bench: .venv/ready
 bench-peers: .venv-peers/ready
 
 bench-all: bench
-	for name in resolutions nodes growth upload validation index_scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	for name in resolutions nodes growth upload validation index_scale fixed_cost; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf .venv .venv-peers data .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
