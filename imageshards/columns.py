@@ -1,4 +1,4 @@
-"""Arrow columns as numpy arrays. By their buffers: pyarrow's own way imports pandas where it is installed, 60 MB."""
+"""Arrow columns as numpy arrays, nulls and all."""
 
 from __future__ import annotations
 
@@ -10,10 +10,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 
-_FLOATS = {pa.float16(): "float16", pa.float32(): "float32", pa.float64(): "float64"}
-"""What Arrow calls halffloat, float and double."""
-
-
 def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     """A column as one array; without a copy where it is one chunk."""
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -22,19 +18,15 @@ def one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 def numbers(column: pa.ChunkedArray | pa.Array, dtype: str, *, missing: float = 0) -> NDArray[Any]:
     """A column of numbers or truth values, (N,) of `dtype`; `missing` where it is null."""
     array = one_chunk(column)
-    if pa.types.is_boolean(array.type):
-        array = array.cast(pa.uint8())
     if array.null_count:
         array = pc.fill_null(array, pa.scalar(missing, array.type))
-    if not len(array):
-        return np.empty(0, dtype)
-    stored = np.frombuffer(array.buffers()[1], _FLOATS.get(array.type, str(array.type)))
-    return stored[array.offset : array.offset + len(array)].astype(dtype, copy=False)
+    values: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return values.astype(dtype, copy=False)
 
 
 def mask(column: pa.ChunkedArray | pa.Array) -> NDArray[np.bool_]:
     """A column of truth values, (N,) bool; false where it is null."""
-    return numbers(column, "uint8").astype(bool)
+    return numbers(column, "bool", missing=False)
 
 
 def present(column: pa.ChunkedArray | pa.Array) -> NDArray[np.bool_]:

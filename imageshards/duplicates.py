@@ -7,8 +7,6 @@ exact duplicates from near ones, and near ones from chance. Mirrored and rotated
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from imageshards.errors import ConfigError
+from imageshards.hash_search import MAX_NEARLY_EQUAL, find_near
 
 MAX_DISTANCE = 10
 """Bits in which the hashes of one picture may differ. The share of 221 photographs of Oxford-IIIT Pet whose hash lies
@@ -38,9 +36,6 @@ The photographs differ from each other in 14 bits and more. Of 14 million pairs 
 1, 3 and 42 lie within these distances; the look at the pixels leaves 0, 0, 0, 0 and 1.
 """
 
-LONGEST_DISTANCE = 16
-"""Of a search. At 14, 24 in a million pairs of unrelated photographs agree."""
-
 _GRID = 96
 """Points a side at which an image is looked at, whatever its size: 0.06 ms, where averaging all pixels of 500 x 375
 takes 0.3 ms and finds 0.3 % more (at 8 bits, of all derivatives above)."""
@@ -59,27 +54,12 @@ _LEAST_CORRELATION_PERCENT = 80
 _SAME_LEVELS = 2
 """Thumbnails that differ by no more on average show the same, if too flat a picture to correlate."""
 
-_MAX_EQUAL = 16
-"""Hashes of one group whose pairs are all reported, see `find_near`."""
-_MAX_PAIRS, _MAX_PAIRS_EACH = 1_000_000, 8
-"""Altogether and for each hash. Groups of 16 equal hashes make 7.5 for each."""
-_LOOKS_KEPT = 30_000
-"""Of candidates, 2 kB each."""
+_LOOKS_KEPT = 10_000
+"""Of candidates, 2 kB each; more than `_PAIRS_AT_ONCE` pairs have."""
 _PAIRS_AT_ONCE = 4096
 """Their images are described, and read, before they are compared."""
 _READERS = 2
 """Each holds one image."""
-
-MAX_NEARLY_EQUAL = 1_000_000
-"""Hashes among which near ones are searched: 50 s on one core and 100 bytes a hash. Ten times as many take 25 minutes,
-and hashes of unrelated photographs within 10 bits come by the million, all to be read again. Among more, only equal
-ones are searched: by sorting, 17 bytes a hash, 100 million in half a minute."""
-
-_SORTING_WORK = 64
-"""Comparisons of two hashes that take as long as sorting one in, measured."""
-_HASHES_AT_ONCE = 1 << 20
-_DROPPED_BELOW = 0.8
-"""Share of hashes still to be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,113 +221,3 @@ def _shows_the_same(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool
     one, other = (values.size * values - values.sum() for values in (first, second))
     shared, of_one, of_other = (int((a * b).sum()) for a, b in ((one, other), (one, one), (other, other)))
     return shared > 0 and 100**2 * shared**2 >= _LEAST_CORRELATION_PERCENT**2 * of_one * of_other
-
-
-def find_near(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
-    """All pairs of hashes that differ in few bits: exact, in memory that grows with the hashes and the pairs found.
-
-    More than 16 equal hashes would give pairs without number. They are reported as pairs of the first of them with each
-    other one, and the first stands for all of them in pairs with other hashes: a group stays connected.
-
-    Args:
-        hashes: (N,) uint64.
-        max_distance: Bits in which two may differ, 0 to 16.
-
-    Returns:
-        (M, 2) int64 indices, the lower first in a pair, pairs in ascending order.
-
-    Raises:
-        ConfigError: `max_distance` is out of range, or more than a million pairs, and 8 for each of the first million
-            hashes, lie within it.
-    """
-    if not 0 <= max_distance <= LONGEST_DISTANCE:
-        raise ConfigError(f"max_distance must be from 0 to {LONGEST_DISTANCE}, found {max_distance}")
-    positions = np.arange(len(hashes)) if max_distance else _repeated(hashes)
-    return positions[_near_pairs(hashes[positions], max_distance)]
-
-
-def _repeated(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Where the hashes are that occur more than once, ascending."""
-    ordered = np.sort(hashes)
-    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    del ordered
-    found = [np.empty(0, np.int64)]
-    for start in range(0, len(hashes) if len(twice) else 0, _HASHES_AT_ONCE):
-        part = hashes[start : start + _HASHES_AT_ONCE]
-        candidates = twice[np.searchsorted(twice, part).clip(max=len(twice) - 1)]
-        found.append(start + np.flatnonzero(candidates == part))
-    return np.concatenate(found)
-
-
-def _near_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
-    """`find_near` among hashes that all come into question."""
-    positions = np.arange(len(hashes))
-    _, firsts, group, sizes = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
-    leader = firsts[group]
-    follows = (sizes[group] > _MAX_EQUAL) & (leader != positions)
-    searched = positions[~follows]
-    pairs = np.concatenate(
-        [searched[_search(hashes[searched], max_distance)], np.column_stack([leader, positions])[follows]]
-    )
-    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-
-
-def _search(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
-    """Pairs by pigeonhole: cut into `max_distance + n` bands of bits, two near hashes agree in at least n bands.
-
-    1 million random hashes take 13 s at distance 8 and 50 s at distance 10, on one core.
-    """
-    agreeing = _agreeing_bands(len(hashes), max_distance)
-    bands = max_distance + agreeing
-    masks = [sum(1 << bit for bit in range(band, 64, bands)) for band in range(bands)]
-    found = np.empty(0, np.int64)
-    for chosen in itertools.combinations(masks, agreeing):
-        found = np.union1d(found, _near_in_buckets(hashes, np.uint64(sum(chosen)), max_distance))
-        _refuse_too_many(len(found), len(hashes), max_distance)
-    return np.column_stack(np.divmod(found, max(1, len(hashes))))
-
-
-def _agreeing_bands(count: int, max_distance: int) -> int:
-    """The number with the least work: more bands make smaller buckets, but more ways to choose among them."""
-
-    def work(agreeing: int) -> float:
-        bands = max_distance + agreeing
-        bucket_size = count / 2 ** (64 * agreeing / bands)
-        return math.comb(bands, agreeing) * (_SORTING_WORK + bucket_size / 2)
-
-    return min(range(1, 5), key=work)
-
-
-def _near_in_buckets(hashes: NDArray[np.uint64], mask: np.uint64, max_distance: int) -> NDArray[np.int64]:
-    """Near pairs, all those in one bucket among them, each as lower index times N plus higher index.
-
-    A bucket holds the hashes that agree in the bits of the mask. Sorted, each hash is compared to the next one, the one
-    after that, and so on up to the size of the bucket; buckets that are done with are dropped now and then.
-    """
-    count = len(hashes)
-    order = np.argsort(hashes & mask)
-    hashes = hashes[order]
-    starts = np.flatnonzero(np.diff(hashes & mask, prepend=~(hashes & mask)[:1]))
-    sizes = np.diff(starts, append=count)
-    sizes = np.repeat(sizes, sizes)
-    found = [np.empty(0, np.int64)]
-    for step in range(1, int(sizes.max(initial=0))):
-        pending = sizes > step
-        if np.count_nonzero(pending) < _DROPPED_BELOW * len(sizes):
-            order, hashes, sizes = order[pending], hashes[pending], sizes[pending]
-        near = np.flatnonzero(np.bitwise_count(hashes[:-step] ^ hashes[step:]) <= max_distance)
-        if len(near):
-            pair = order[near], order[near + step]
-            found.append(np.minimum(*pair) * count + np.maximum(*pair))
-            _refuse_too_many(sum(map(len, found)), count, max_distance)
-    return np.concatenate(found)
-
-
-def _refuse_too_many(pairs: int, count: int, max_distance: int) -> None:
-    limit = _MAX_PAIRS + _MAX_PAIRS_EACH * min(count, MAX_NEARLY_EQUAL)
-    if pairs > limit:
-        raise ConfigError(
-            f"more than {limit:,} pairs among {count:,} images lie within max_distance {max_distance}: the images look "
-            "too much alike for it; set a smaller one",
-            max_distance=max_distance,
-        )

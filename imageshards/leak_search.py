@@ -18,9 +18,8 @@ from imageshards.decode import decode
 from imageshards.decoded import DecodePolicy
 from imageshards.duplicates import MAX_DISTANCE, Duplicate, Hashed, find_duplicates, reach
 from imageshards.errors import ConfigError, SampleError
-from imageshards.index import read_index
+from imageshards.index_buckets import IndexBuckets
 from imageshards.manifest import MAX_DUPLICATES
-from imageshards.shard_checks import index_split
 from imageshards.store import Store
 from imageshards.subject import Subject
 from imageshards.tally import Tally
@@ -43,8 +42,14 @@ class Leakage:
     restriction: str | None = None
 
 
-def search_leaks(subject: Subject, tally: Tally, raw_store: Store) -> Leakage:
+def search_leaks(subject: Subject, tally: Tally, index: IndexBuckets, raw_store: Store) -> Leakage:
     """Find the pairs; candidates are read from the raw store again, unless their files are the same.
+
+    Args:
+        subject: What is validated.
+        tally: All shards; their hashes are joined.
+        index: Tells who the candidates are.
+        raw_store: Where the images lie.
 
     Raises:
         TransientError: The raw store is out of reach.
@@ -72,7 +77,7 @@ def search_leaks(subject: Subject, tally: Tally, raw_store: Store) -> Leakage:
 
     found = find_duplicates(
         hashes,
-        lambda positions: _describe(positions, hashes[positions], subject, tally, raw_store),
+        lambda positions: _describe(positions, hashes[positions], tally, index),
         read_pixels,
         max_distance=distance,
     )
@@ -88,23 +93,19 @@ def _leaks_first(pair: Duplicate) -> tuple[bool, str, str]:
 
 
 def _describe(
-    positions: NDArray[np.int64], hashes: NDArray[np.uint64], subject: Subject, tally: Tally, raw_store: Store
+    positions: NDArray[np.int64], hashes: NDArray[np.uint64], tally: Tally, index: IndexBuckets
 ) -> list[Hashed]:
     """The images at some positions among all hashes, ascending; only their pieces of the index are read."""
     ends = np.cumsum([len(places) for places in tally.places])
     images: list[Hashed] = []
     for number in np.unique(np.searchsorted(ends, positions, side="right")):
         start, end = ends[number] - len(tally.places[number]), ends[number]
-        here = (positions >= start) & (positions < end)
+        here = slice(*np.searchsorted(positions, (start, end)))
         unit = tally.units[number]
-        columns = ["image_id", "source_key", "source_sha256", "sample_hash"]
-        piece = read_index(
-            raw_store, subject.info.key, columns=columns, split=index_split(unit), hash_range=unit.hash_range
-        )
-        rows = np.searchsorted(
-            numbers(piece.column("sample_hash"), "uint64"), tally.places[number][positions[here] - start]
-        )
-        described = (strings_at(piece.column(name), rows) for name in columns[:3])
+        piece = index.rows(unit)
+        places = tally.places[number][positions[here] - start]
+        rows = np.searchsorted(numbers(piece.column("sample_hash"), "uint64"), places)
+        described = (strings_at(piece.column(name), rows) for name in ("image_id", "source_key", "source_sha256"))
         images += [
             Hashed(image_id, unit.split, perceptual_hash, source_key, source_sha256)
             for image_id, source_key, source_sha256, perceptual_hash in zip(

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from imageshards.columns import mask, numbers, one_chunk, places_in, present, strings_at
 from imageshards.errors import StoreError
-from imageshards.index import UNLISTED_SPLIT, sample_hash
+from imageshards.index import sample_hash
 from imageshards.plan import Unit, bucket_of, copies_of, shard_name
-from imageshards.row_checks import EXPECTATIONS, ROW_COLUMNS, empty_trimaps, look_at_pixels, wrong_rows
+from imageshards.row_checks import ROW_COLUMNS, empty_trimaps, look_at_pixels, wrong_rows
 from imageshards.schema import BINARY_COLUMNS, METADATA_KEY, shard_metadata, shard_schema
 from imageshards.shard_file import ShardResult, read_shard_result
 from imageshards.statistics import PixelSums
@@ -104,7 +104,7 @@ def check_piece(
     _account(found, rows.column("image_id").filter(pa.array(plain)), piece, index, wanted)
     _compare(found, subject, rows, index.take(places))
     _settle_copies(found, subject, piece, rows, places)
-    _check_places(found, subject, piece, rows, index.column("sample_hash").take(places))
+    _check_places(found, piece, rows, index.column("sample_hash").take(places))
     _count(found, rows, plain)
     ours = pa.array(plain & present(places))
     found.hashes = numbers(rows.column("perceptual_hash").filter(ours), "uint64")
@@ -220,29 +220,24 @@ def _settle_copies(found: ShardFindings, subject: Subject, piece: Piece, rows: p
     found.unsettled = list(zip(*columns, at_home[left].tolist(), strict=True))
 
 
-def _check_places(
-    found: ShardFindings, subject: Subject, piece: Piece, rows: pa.Table, hashes: pa.ChunkedArray
-) -> None:
+def _check_places(found: ShardFindings, piece: Piece, rows: pa.Table, hashes: pa.ChunkedArray) -> None:
     """Each row in the shard of its split and its hash; plain rows before copies, by hash."""
     known = present(hashes)
     place = numbers(hashes, "uint64")
     copies = numbers(rows.column("copy"), "int16")
     at_home = known & mask(pc.equal(one_chunk(rows.column("split")), piece.unit.split if piece.unit else ""))
     ordered = (copies[1:] > copies[:-1]) | ((copies[1:] == copies[:-1]) & (place[1:] > place[:-1]))
-    if not (at_home.all() and ordered.all()):
-        found.wrong = {**found.wrong, "placement": offenders(_misplaced(subject, piece, rows))}
+    if piece.shard and not (at_home.all() and ordered.all()):
+        found.wrong = {**found.wrong, "placement": offenders(_misplaced(piece.shard, piece.unit, rows))}
 
 
-def _misplaced(subject: Subject, piece: Piece, rows: pa.Table) -> list[str]:
-    """Images that belong into another shard, or elsewhere in this one."""
-    assert piece.shard is not None
-    name, split_of_shard = piece.shard.name, piece.shard.split
-    shards = sum(other.split == split_of_shard for other in subject.version.shards)
+def _misplaced(shard: ShardResult, unit: Unit | None, rows: pa.Table) -> list[str]:
+    """Images that belong into another shard, or elsewhere in this one, row by row: there is at least one."""
     problems, last = [], (0, 0, "")
     columns = (rows.column(column).to_pylist() for column in ("image_id", "split", "copy"))
     for image_id, split, copy in zip(*columns, strict=True):
         place = (copy, sample_hash(image_id), image_id)
-        if name != shard_name(split, bucket_of(place[1], shards)) or place < last:
+        if unit is None or shard.name != shard_name(split, bucket_of(place[1], unit.buckets)) or place < last:
             problems.append(image_id)
         last = max(place, last)
     return problems
@@ -282,16 +277,9 @@ def pieces_of(subject: Subject, splits: Mapping[str, int], rows_a_piece: int) ->
     shards = Counter(shard.split for shard in subject.version.shards)
     pieces = []
     for split in sorted({*splits, *shards}):
-        buckets = shards[split] or 1 << max(0, splits[split] // rows_a_piece).bit_length()
+        wanted = shards[split] or 1 + splits[split] // rows_a_piece
+        buckets = 1 << (wanted - 1).bit_length()
         for bucket in range(buckets):
             named = told.get(shard_name(split, bucket))
             pieces.append(Piece(Unit(split, bucket, buckets, ()), named.pop(0) if named else None))
     return [*pieces, *(Piece(None, shard) for shards_left in told.values() for shard in shards_left)]
-
-
-def index_split(unit: Unit) -> str | None:
-    """How the index names the split of a bucket."""
-    return None if unit.split == UNLISTED_SPLIT else unit.split
-
-
-__all__ = ["EXPECTATIONS", "Piece", "ShardFindings", "check_piece", "index_split", "pieces_of"]

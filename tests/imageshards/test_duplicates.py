@@ -4,27 +4,25 @@ import io
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from imageshards import duplicates
 from imageshards.duplicates import (
-    LONGEST_DISTANCE,
     MAX_DISTANCE,
     Duplicate,
     Hashed,
     find_duplicates,
-    find_near,
-    leaks,
     perceptual_hash,
+    reach,
 )
-from imageshards.errors import ConfigError
+from imageshards.hash_search import MAX_NEARLY_EQUAL
 from imageshards.sample import SampleSpec, draw_image, plan_sample
 from tests.imageshards.pictures import noise, smooth
 
@@ -73,11 +71,24 @@ def distance(one: np.ndarray | Image.Image, other: np.ndarray | Image.Image) -> 
     return (perceptual_hash(np.asarray(one)) ^ perceptual_hash(np.asarray(other))).bit_count()
 
 
+def hashed(name: str, split: str, value: int, source_key: str | None = None) -> Hashed:
+    """An image whose file is like no other."""
+    return Hashed(name, split, value, source_key or name, f"digest of {name}")
+
+
+def found_among(
+    images: Sequence[Hashed], read_pixels: Callable[[str], np.ndarray | None], max_distance: int = MAX_DISTANCE
+) -> list[Duplicate]:
+    hashes = np.array([image.perceptual_hash for image in images], np.uint64)
+    described = lambda positions: [images[position] for position in positions]  # noqa: E731
+    return list(find_duplicates(hashes, described, read_pixels, max_distance=max_distance))
+
+
 def reported(*pixels: np.ndarray | Image.Image, max_distance: int = MAX_DISTANCE) -> list[Duplicate]:
     """The duplicates among images named 0, 1, 2, … of one split."""
     arrays = {str(number): np.asarray(image) for number, image in enumerate(pixels)}
-    images = [Hashed(name, "trainval", perceptual_hash(array), name) for name, array in arrays.items()]
-    return find_duplicates(images, arrays.get, max_distance=max_distance)
+    images = [hashed(name, "trainval", perceptual_hash(array)) for name, array in arrays.items()]
+    return found_among(images, arrays.get, max_distance)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -104,8 +115,8 @@ def test_real_photographs_are_found_when_changed_and_told_apart_otherwise(shared
                 file = archive.extractfile(member)
                 assert file is not None
                 photographs[Path(member.name).stem] = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
-    images = [Hashed(name, "trainval", perceptual_hash(pixels), name) for name, pixels in photographs.items()]
-    planted = [(pair.first, pair.second) for pair in find_duplicates(images, photographs.get)]
+    images = [hashed(name, "trainval", perceptual_hash(pixels)) for name, pixels in photographs.items()]
+    planted = sorted((pair.first, pair.second) for pair in found_among(images, photographs.get))
     assert planted == [
         ("Egyptian_Mau_136", "Egyptian_Mau_901"),
         ("Egyptian_Mau_138", "Egyptian_Mau_902"),
@@ -161,86 +172,6 @@ def test_flat_images_are_duplicates_only_in_nearly_the_same_color() -> None:
     assert reported(flat((0, 0, 0)), flat((255, 255, 255)), flat((255, 0, 0)), flat((76, 76, 76))) == []
 
 
-def brute_force(hashes: np.ndarray, max_distance: int) -> list[list[int]]:
-    far = np.bitwise_count(hashes[:, None] ^ hashes[None, :])
-    return [[int(i), int(j)] for i, j in np.argwhere(far <= max_distance) if i < j]
-
-
-@st.composite
-def crowded_hashes(draw: st.DrawFn) -> np.ndarray:
-    """Hashes around a few centers, so that every distance occurs."""
-    centers = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
-    flips = st.sets(st.integers(0, 63), max_size=LONGEST_DISTANCE)
-    members = draw(st.lists(st.tuples(st.sampled_from(centers), flips), max_size=60))
-    return np.array([center ^ sum(1 << bit for bit in bits) for center, bits in members], np.uint64)
-
-
-def has_no_crowd(hashes: np.ndarray) -> bool:
-    return np.unique(hashes, return_counts=True)[1].max(initial=0) <= 16
-
-
-@given(hashes=crowded_hashes().filter(has_no_crowd), max_distance=st.integers(0, LONGEST_DISTANCE))
-@example(hashes=np.array([], np.uint64), max_distance=3)
-@example(hashes=np.array([7], np.uint64), max_distance=3)
-@example(hashes=np.array([0, 2**64 - 1, 0], np.uint64), max_distance=0)
-@settings(deadline=None)
-def test_the_search_finds_what_brute_force_finds(hashes: np.ndarray, max_distance: int) -> None:
-    assert find_near(hashes, max_distance).tolist() == brute_force(hashes, max_distance)
-
-
-@pytest.mark.parametrize("agreeing", [1, 2, 3, 4])
-@pytest.mark.parametrize("max_distance", [0, 5, 10])
-def test_the_search_is_exact_however_many_bands_have_to_agree(
-    monkeypatch: pytest.MonkeyPatch, agreeing: int, max_distance: int
-) -> None:
-    monkeypatch.setattr(duplicates, "_agreeing_bands", lambda *_: agreeing)
-    rng = np.random.default_rng(0)
-    centers = rng.integers(0, 2**64, 40, dtype=np.uint64)
-    flips = np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, (400, 7), dtype=np.uint64), axis=1)
-    hashes = np.repeat(centers, 10) ^ flips
-    expected = brute_force(hashes, max_distance)
-    assert len(expected) > (0 if max_distance else -1)
-    assert find_near(hashes, max_distance).tolist() == expected
-
-
-def test_the_search_finds_every_planted_pair_among_many() -> None:
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, 60_000, dtype=np.uint64)
-    flips = np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, (500, MAX_DISTANCE), dtype=np.uint64), axis=1)
-    hashes[-500:] = hashes[:500] ^ flips
-    found = find_near(hashes, MAX_DISTANCE)
-    assert {(i, 59_500 + i) for i in range(500)} <= set(map(tuple, found.tolist()))
-    assert np.bitwise_count(hashes[found[:, 0]] ^ hashes[found[:, 1]]).max() <= MAX_DISTANCE
-    assert (np.diff(found[:, 0] * 60_000 + found[:, 1]) > 0).all()
-
-
-def test_sixteen_equal_hashes_give_all_their_pairs() -> None:
-    assert len(find_near(np.full(16, 5, np.uint64), 0)) == 16 * 15 // 2
-
-
-def test_more_than_sixteen_equal_hashes_are_paired_with_their_first_alone() -> None:
-    hashes = np.array([3, *[5] * 17, 2**60, 4], np.uint64)
-    assert find_near(hashes, 1).tolist() == [*([1, other] for other in range(2, 18)), [1, 19]]
-
-
-def test_a_huge_group_of_equal_hashes_gives_no_more_pairs_than_members() -> None:
-    found = find_near(np.full(300_000, 5, np.uint64), MAX_DISTANCE)
-    assert len(found) == 299_999
-    assert (found[:, 0] == 0).all()
-
-
-def test_too_many_near_pairs_are_refused_with_what_to_do() -> None:
-    alike = np.random.default_rng(0).integers(0, 2**20, 50_000, dtype=np.uint64)
-    with pytest.raises(ConfigError, match="set a smaller one"):
-        find_near(alike, MAX_DISTANCE)
-
-
-@pytest.mark.parametrize("max_distance", [-1, LONGEST_DISTANCE + 1])
-def test_a_distance_out_of_range_is_refused(max_distance: int) -> None:
-    with pytest.raises(ConfigError, match="from 0 to 16"):
-        find_near(np.zeros(2, np.uint64), max_distance)
-
-
 def test_equal_pixels_are_exact_and_one_changed_pixel_makes_them_near() -> None:
     pixels = smooth((120, 90))
     touched = pixels.copy()
@@ -258,17 +189,17 @@ def test_equal_bytes_of_another_shape_are_not_exact() -> None:
 
 def test_hashes_that_agree_by_chance_are_dismissed_by_the_pixels() -> None:
     pictures = {str(seed): smooth((120, 90), seed) for seed in range(12)}
-    images = [Hashed(name, "test", 42, name) for name in pictures]
-    assert find_duplicates(images, pictures.get) == []
+    images = [hashed(name, "test", 42) for name in pictures]
+    assert found_among(images, pictures.get) == []
 
 
 def test_images_that_cannot_be_read_again_are_near_by_their_hash() -> None:
     images = [
-        Hashed("a", "test", 0b0111, "a"),
-        Hashed("b", "trainval", 0b0001, "b"),
-        Hashed("c", "test", 2**64 - 1, "c"),
+        hashed("a", "test", 0b0111),
+        hashed("b", "trainval", 0b0001),
+        hashed("c", "test", 2**64 - 1),
     ]
-    assert find_duplicates(images, lambda _: None) == [Duplicate("a", "b", "test", "trainval", "near", 2)]
+    assert found_among(images, lambda _: None) == [Duplicate("a", "b", "test", "trainval", "near", 2)]
 
 
 def test_candidates_alone_are_read_once_each_by_their_source_key() -> None:
@@ -279,43 +210,62 @@ def test_candidates_alone_are_read_once_each_by_their_source_key() -> None:
         read.append(source_key)
         return pixels
 
-    images = [Hashed(name, "test", 42, f"raw/{name}.jpg") for name in "abc"]
-    assert len(find_duplicates([*images, Hashed("d", "test", 2**64 - 1, "raw/d.jpg")], read_pixels)) == 3
+    images = [hashed(name, "test", 42, f"raw/{name}.jpg") for name in "abc"]
+    assert len(found_among([*images, hashed("d", "test", 2**64 - 1, "raw/d.jpg")], read_pixels)) == 3
     assert sorted(read) == ["raw/a.jpg", "raw/b.jpg", "raw/c.jpg"]
 
 
 PICTURES = {f"{name}_{number}": smooth((64, 48), seed) for seed, name in enumerate("ab") for number in (2, 10, 9)}
 IMAGES = [
-    Hashed(name, ("test", "trainval")[number % 2], perceptual_hash(pixels), name)
+    hashed(name, ("test", "trainval")[number % 2], perceptual_hash(pixels))
     for number, (name, pixels) in enumerate(PICTURES.items())
 ]
 
 
 @given(images=st.permutations(IMAGES))
-def test_pairs_are_ordered_by_name_whatever_the_order_of_images(images: list[Hashed]) -> None:
-    names = [(pair.first, pair.second) for pair in find_duplicates(images, PICTURES.get)]
+def test_the_same_pairs_are_found_whatever_the_order_of_images(images: list[Hashed]) -> None:
+    names = sorted((pair.first, pair.second) for pair in found_among(images, PICTURES.get))
     assert names == [
         (f"{name}_{one}", f"{name}_{other}") for name in "ab" for one, other in (("10", "2"), ("10", "9"), ("2", "9"))
     ]
 
 
-def test_leaks_are_the_pairs_across_splits() -> None:
-    found = find_duplicates(IMAGES, PICTURES.get)
-    across = leaks(found)
-    assert {(pair.first, pair.second) for pair in across} == {
-        ("a_10", "a_2"),
-        ("a_10", "a_9"),
-        ("b_10", "b_2"),
-        ("b_10", "b_9"),
-    }
-    assert [pair for pair in found if pair not in across] == [
-        Duplicate("a_2", "a_9", "test", "test", "exact", 0),
-        Duplicate("b_2", "b_9", "trainval", "trainval", "exact", 0),
-    ]
+def test_images_are_described_that_are_candidates_and_no_others() -> None:
+    images = [*IMAGES, hashed("c", "test", 0)]
+    asked: list[int] = []
+
+    def describe(positions: np.ndarray) -> list[Hashed]:
+        asked.extend(positions.tolist())
+        return [images[position] for position in positions]
+
+    hashes = np.array([image.perceptual_hash for image in images], np.uint64)
+    assert len(list(find_duplicates(hashes, describe, PICTURES.get))) == 6
+    assert asked == list(range(6))
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_pairs_are_the_same_in_whatever_portions(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    expected = found_among(IMAGES, PICTURES.get)
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", at_once)
+    assert found_among(IMAGES, PICTURES.get) == expected
+
+
+def test_the_same_file_twice_is_exact_and_not_read() -> None:
+    images = [Hashed(name, "test", 42, f"raw/{name}.jpg", "one digest") for name in "ab"]
+
+    def read_pixels(source_key: str) -> np.ndarray:
+        pytest.fail(f"{source_key} was read")
+
+    assert found_among(images, read_pixels) == [Duplicate("a", "b", "test", "test", "exact", 0)]
+
+
+def test_a_search_among_very_many_is_for_equal_hashes_alone() -> None:
+    assert reach(MAX_NEARLY_EQUAL) == MAX_DISTANCE
+    assert reach(MAX_NEARLY_EQUAL + 1) == 0
 
 
 def test_no_images_have_no_duplicates() -> None:
-    assert find_duplicates([], lambda _: None) == []
+    assert found_among([], lambda _: None) == []
 
 
 def test_the_module_loads_neither_torch_nor_opencv_nor_an_orchestrator() -> None:

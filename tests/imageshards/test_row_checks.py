@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from imageshards.columns import places_in
 from imageshards.encode import encode
 from imageshards.recipe import Augment, Recipe
-from imageshards.row_checks import RowChecker
+from imageshards.row_checks import EXPECTATIONS, empty_trimaps, look_at_pixels, wrong_rows
 from imageshards.schema import image_type
 from imageshards.statistics import PixelSums
 
 SIDE = 4
 PLAIN = Recipe()
 AUGMENTED = Recipe(augment=Augment(copies=1, hue=0.1))
-INDEX = {
-    "annotated": {"head_box": [1.0, 1.0, 2.0, 2.0], "trimap_key": "raw/t.png"},
-    "bare": {"head_box": None, "trimap_key": None},
-}
+INDEX = pa.table(
+    {
+        "image_id": ["annotated", "bare"],
+        "label": pa.array([3, None], pa.int16()),
+        "class_name": ["pug", None],
+        "species": ["dog", None],
+        "split": ["test", None],
+        "source_key": ["raw/annotated.jpg", "raw/bare.jpg"],
+        "source_sha256": ["0" * 64, "1" * 64],
+        "head_box": pa.array([[1.0, 1.0, 2.0, 2.0], None], pa.list_(pa.float64(), 4)),
+        "trimap_key": ["raw/t.png", None],
+    }
+)
 BOX = [0.0, 0.0, 4.0, 4.0]
 TRIMAP = bytes([1, 2, 3, 2] * 4)
 
@@ -38,6 +49,12 @@ def row(image_id: str = "annotated", **changes: Any) -> dict[str, Any]:
         "head_box": BOX if annotated else None,
         "head_box_visible": 1.0 if annotated else None,
         "trimap": TRIMAP if annotated else None,
+        "label": 3 if annotated else None,
+        "class_name": "pug" if annotated else None,
+        "species": "dog" if annotated else None,
+        "split": "test" if annotated else "unlisted",
+        "source_key": f"raw/{image_id}.jpg",
+        "source_sha256": ("0" if annotated else "1") * 64,
     } | changes
 
 
@@ -50,15 +67,44 @@ def table_of(rows: list[dict[str, Any]], recipe: Recipe = PLAIN) -> pa.Table:
             "head_box": pa.list_(pa.float32(), 4),
             "head_box_visible": pa.float32(),
             "trimap": pa.binary(SIDE * SIDE),
+            "label": pa.int16(),
+            **dict.fromkeys(("class_name", "species", "split", "source_key", "source_sha256"), pa.string()),
         }
     )
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def checked(*rows: dict[str, Any], recipe: Recipe = PLAIN) -> RowChecker:
-    checker = RowChecker(recipe, SIDE, INDEX)
-    checker.check(table_of(list(rows), recipe))
-    return checker
+@dataclass
+class Checked:
+    """What the checks found in some row groups."""
+
+    sums: PixelSums
+    problems: dict[str, list[str]]
+    empty_trimaps: list[str]
+
+
+def check(*groups: pa.Table, recipe: Recipe = PLAIN) -> Checked:
+    """Check row groups as the shards' are."""
+    sums, looks = PixelSums.zero(recipe.channels), []
+    for group in groups:
+        plain = np.array([copy == 0 for copy in group.column("copy").to_pylist()])
+        group_sums, look = look_at_pixels(group.select(["image", "trimap"]), plain, recipe, SIDE)
+        sums += group_sums
+        looks.append(look)
+    rows, look = pa.concat_tables(groups), pa.concat_tables(looks)
+    for name in look.column_names:
+        rows = rows.append_column(name, look.column(name))
+    known = INDEX.take(places_in(rows.column("image_id"), INDEX.column("image_id")))
+    ids = rows.column("image_id").to_pylist()
+    problems = {
+        name: [image_id for image_id, bad in zip(ids, wrong, strict=True) if bad]
+        for name, wrong in wrong_rows(rows, known, recipe, SIDE).items()
+    }
+    return Checked(sums, problems, [image_id for image_id, yes in zip(ids, empty_trimaps(rows), strict=True) if yes])
+
+
+def checked(*rows: dict[str, Any], recipe: Recipe = PLAIN) -> Checked:
+    return check(table_of(list(rows), recipe), recipe=recipe)
 
 
 def problems(*rows: dict[str, Any], recipe: Recipe = PLAIN) -> dict[str, list[str]]:
@@ -70,10 +116,35 @@ def test_rows_as_they_should_be_pass():
 
 
 def test_every_check_is_told_even_where_nothing_failed():
-    assert set(checked(row()).problems) == set(RowChecker.EXPECTATIONS)
+    assert set(checked(row()).problems) == set(EXPECTATIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("label", 4),
+        ("label", None),
+        ("class_name", "beagle"),
+        ("class_name", None),
+        ("species", "cat"),
+        ("split", "trainval"),
+        ("split", "unlisted"),
+        ("source_key", "raw/bare.jpg"),
+        ("source_sha256", "2" * 64),
+    ],
+)
+def test_an_annotation_other_than_that_of_the_index_is_named(name, value):
+    assert problems(row("bare"), row(**{name: value})) == {"annotations": ["annotated"]}
+
+
+@pytest.mark.parametrize("name", ["label", "class_name", "species"])
+def test_an_annotation_where_the_index_has_none_is_named(name):
+    value = 3 if name == "label" else "pug"
+    assert problems(row(), row("bare", **{name: value})) == {"annotations": ["bare"]}
 
 
 BOXES = {
+    "sides that are no numbers": ([None, 0, 4, 4], 1.0, False),
     "the whole frame": ([0, 0, 4, 4], 1.0, True),
     "a part": ([0.5, 1, 2, 3.5], 0.3, True),
     "half a thousandth beyond, as float32 may be": ([0, 0, 4.0005, 4], 1.0, True),
@@ -151,8 +222,10 @@ def test_trimaps_of_background_alone_are_told_of_plain_rows():
 
 
 def test_rows_of_no_image_of_the_index_may_have_no_annotation():
-    assert problems(row("stranger", head_box=None, head_box_visible=None, trimap=None)) == {}
-    assert problems(row("stranger", head_box=BOX, trimap=TRIMAP)) == {
+    bare = {"head_box": None, "head_box_visible": None, "trimap": None}
+    assert problems(row("stranger", **bare)) == {"annotations": ["stranger"]}
+    assert problems(row("stranger", **bare | {"head_box": BOX, "trimap": TRIMAP})) == {
+        "annotations": ["stranger"],
         "head-boxes": ["stranger"],
         "trimaps": ["stranger"],
     }
@@ -173,10 +246,12 @@ def test_pixels_that_are_no_numbers_are_found_in_copies_too(dtype, value):
 @pytest.mark.parametrize("color", ["rgb", "gray"])
 def test_pixels_of_plain_rows_are_added_up_over_row_groups(color):
     recipe = Recipe(color=color, augment=Augment(copies=1, hue=0.1))
-    checker = RowChecker(recipe, SIDE, INDEX)
-    checker.check(table_of([row(image=pixels(recipe, 1)), row(image=pixels(recipe, 200), copy=1)], recipe))
-    checker.check(table_of([row(image=pixels(recipe, 200), copy=1)], recipe))
-    checker.check(table_of([row(image=pixels(recipe, 3))], recipe))
+    checker = check(
+        table_of([row(image=pixels(recipe, 1)), row(image=pixels(recipe, 200), copy=1)], recipe),
+        table_of([row(image=pixels(recipe, 200), copy=1)], recipe),
+        table_of([row(image=pixels(recipe, 3))], recipe),
+        recipe=recipe,
+    )
     stored = np.frombuffer(pixels(recipe, 1) + pixels(recipe, 3), np.uint8).reshape(2, SIDE, SIDE, recipe.channels)
     assert checker.sums == PixelSums.of(stored)
 
@@ -203,14 +278,12 @@ def test_a_file_of_another_encoding_is_not_the_image(encoding):
 
 def test_a_slice_of_a_table_is_checked_as_what_it_is():
     whole = table_of([row(image=pixels(value=9), trimap=trimap(4)), row(), row("bare", trimap=TRIMAP)])
-    checker = RowChecker(PLAIN, SIDE, INDEX)
-    checker.check(whole.slice(1, 1))
+    checker = check(whole.slice(1, 1))
     assert not any(checker.problems.values())
     assert checker.sums.mean_and_std()[0] == (7.0, 7.0, 7.0)
 
 
 def test_a_table_of_several_chunks_is_checked_as_one():
-    checker = RowChecker(PLAIN, SIDE, INDEX)
-    checker.check(pa.concat_tables([table_of([row()]), table_of([row("bare"), row(trimap=trimap(4))])]))
+    checker = check(pa.concat_tables([table_of([row()]), table_of([row("bare"), row(trimap=trimap(4))])]))
     assert checker.problems["trimaps"] == ["annotated"]
     assert checker.sums.count == 3 * SIDE * SIDE
