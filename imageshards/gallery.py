@@ -247,7 +247,7 @@ def choose_rejects(manifest: Manifest, store: Store) -> list[Reject]:
     key = version_prefix(manifest.dataset, manifest.resolution, manifest.fingerprint) + REJECTS_NAME
     reasons: dict[str, list[Reject]] = {}
     with pq.ParquetFile(pa.BufferReader(store.get(key))) as file:
-        for batch in file.iter_batches():
+        for batch in file.iter_batches(use_threads=False):  # a thread that outlives the buffer aborts the process
             for values in batch.to_pylist():
                 kept = reasons.setdefault(values["reason"], [])
                 kept.append(Reject(**values))
