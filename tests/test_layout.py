@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 TOP_LEVEL = {
     *("README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt", "pyproject.toml", "prefect.yaml"),
-    *("flows", "tasks", "blocks", "imageshards", "tests", "benchmarks", "docs"),
+    *("flows", "tasks", "blocks", "imageshards", "deploy", "tests", "benchmarks", "docs"),
 }
 """DESIGN.md, section 1; names with a dot before them are tools' and .ci."""
 
