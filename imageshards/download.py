@@ -12,7 +12,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -77,6 +77,9 @@ class Fetched:
         size_bytes: Its size.
         url: The URL that it came from, without its secrets.
         status: `resumed` if bytes of an interrupted download were kept, `cached` if nothing was transferred.
+        url_id: Tells that URL from others, see `download_cache.url_id`; None for a local file, as for what follows.
+        etag: The server's tag of this version, where it gave one.
+        last_modified: The server's time of this version, likewise.
     """
 
     path: Path
@@ -84,9 +87,12 @@ class Fetched:
     size_bytes: int
     url: str
     status: Status
+    url_id: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
 
 
-class FetchFailure(Exception):  # noqa: N818  # never leaves this module
+class FetchFailure(Exception):  # noqa: N818  # none leaves `fetch` and `sources`
     """Why one URL, or one attempt at it, did not work; its text holds no secret."""
 
     def __init__(self, url: str, reason: str, *, transient: bool = False, wait_seconds: float = 0.0) -> None:
@@ -95,6 +101,21 @@ class FetchFailure(Exception):  # noqa: N818  # never leaves this module
         self.reason = reason
         self.transient = transient
         self.wait_seconds = wait_seconds
+
+
+def open_url(url: str, headers: Mapping[str, str], policy: FetchPolicy) -> requests.Response:
+    """Ask for a URL once; the body of the answer is not read yet.
+
+    Raises:
+        FetchFailure: No answer came.
+    """
+    timeout = (policy.connect_timeout_seconds, policy.read_timeout_seconds)
+    as_it_is = {"Accept-Encoding": "identity"}
+    try:
+        return requests.get(url, headers={**as_it_is, **headers}, stream=True, timeout=timeout)
+    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        reason, transient = _network_reason(error)
+        raise FetchFailure(url, reason, transient=transient) from None  # its text may hold the whole URL
 
 
 def wrong_checksum(expected: str | None, found: str | None, size_bytes: int | None) -> str | None:
@@ -150,16 +171,16 @@ class Download:
 
     def _attempt(self, kept: Record | None) -> Fetched:
         part, offset = self._part()
-        headers = {"Accept-Encoding": "identity"}
+        headers: dict[str, str] = {}
         if part is not None:
-            headers |= {"Range": f"bytes={offset}-", "If-Range": part.range_validator or ""}
+            headers = {"Range": f"bytes={offset}-", "If-Range": part.range_validator or ""}
         elif kept is not None:
-            headers |= kept.conditions()
-        with self._get(headers) as response:
+            headers = kept.conditions()
+        with open_url(self.url, headers, self.policy) as response:
             match response.status_code:
                 case HTTPStatus.OK:
                     fresh = Record.of(self.url, response.headers)
-                    total = _total_bytes(response)
+                    total = total_bytes(response)
                     return self._save(fresh, 0, total, self._body(response, 0, total))
                 case HTTPStatus.NOT_MODIFIED if kept is not None and part is None:
                     return self._fetched(kept, "cached")
@@ -186,14 +207,6 @@ class Download:
         if not fits or not part.is_version_of(response.headers):
             self.slot.discard_part()
             raise self._failure("the answer does not continue the interrupted download", transient=True)
-
-    def _get(self, headers: dict[str, str]) -> requests.Response:
-        timeout = (self.policy.connect_timeout_seconds, self.policy.read_timeout_seconds)
-        try:
-            return requests.get(self.url, headers=headers, stream=True, timeout=timeout)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            reason, transient = _network_reason(error)
-            raise self._failure(reason, transient=transient) from None  # its text may hold the whole URL
 
     def _body(self, response: requests.Response, offset: int, total_bytes: int | None) -> Iterator[bytes]:
         """The bytes as they are sent: a `Content-Encoding` is part of the file here, not of its transport."""
@@ -250,10 +263,20 @@ class Download:
         return FetchFailure(self.url, reason, transient=transient, wait_seconds=wait_seconds)
 
     def _fetched(self, record: Record, status: Status) -> Fetched:
-        return Fetched(self.slot.target, record.sha256 or "", record.size_bytes or 0, record.url, status)
+        return Fetched(
+            self.slot.target,
+            record.sha256 or "",
+            record.size_bytes or 0,
+            record.url,
+            status,
+            url_id=record.url_id,
+            etag=record.etag,
+            last_modified=record.last_modified,
+        )
 
 
-def _total_bytes(response: requests.Response) -> int | None:
+def total_bytes(response: requests.Response) -> int | None:
+    """Size of the body that an answer announces; None where it does not."""
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isdecimal() and "Transfer-Encoding" not in response.headers else None
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 
-from imageshards.fetch import Fetched
 from imageshards.job import JobResult
 from imageshards.manifest import (
     MAX_DUPLICATES,
@@ -26,7 +25,7 @@ def draft_manifest(
     subject: Subject,
     findings: Findings,
     *,
-    archives: Mapping[str, Fetched],
+    archives: Mapping[str, ArchiveSource],
     raw_store_url: str,
     built: JobResult,
     created_at: datetime,
@@ -47,10 +46,7 @@ def draft_manifest(
         dataset=subject.dataset,
         resolution=version.resolution,
         fingerprint=version.fingerprint,
-        sources={
-            what: ArchiveSource(url=archive.url, sha256=archive.sha256, size_bytes=archive.size_bytes)
-            for what, archive in archives.items()
-        },
+        sources=archives,
         index=subject.info.key,
         index_digest=subject.info.digest,
         raw_store=raw_store_url,

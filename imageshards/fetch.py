@@ -71,9 +71,9 @@ def fetch(
     failures: list[FetchFailure] = []
     for url in (source.url, *source.mirrors):
         try:
-            local = _local_path(url)
+            local = local_path(url)
             if local is not None:
-                return _use_local(url, local, source.sha256)
+                return use_local(url, local, source.sha256)
             slot = Slot(Path(directory) / cache_name(source.url))
             with slot.locked():
                 return Download(url, source.sha256, slot, policy, on_progress).run()
@@ -91,8 +91,12 @@ def _verdict(source: Source, failures: list[FetchFailure]) -> ImageShardsError:
     return error(f"cannot fetch {reasons} ({advice})", urls=urls, expected_sha256=source.sha256)
 
 
-def _local_path(url: str) -> Path | None:
-    """The path that a URL means on this machine; None for one to download."""
+def local_path(url: str) -> Path | None:
+    """The path that a URL means on this machine; None for one to download.
+
+    Raises:
+        FetchFailure: It is neither.
+    """
     if not is_url(url):
         try:
             return Path(url).expanduser().absolute()
@@ -107,7 +111,12 @@ def _local_path(url: str) -> Path | None:
     return Path(unquote(slash + path))
 
 
-def _use_local(url: str, path: Path, expected_sha256: str | None) -> Fetched:
+def use_local(url: str, path: Path, expected_sha256: str | None) -> Fetched:
+    """Hash a file where it lies.
+
+    Raises:
+        FetchFailure: It cannot be read, or has another digest.
+    """
     try:
         if path.exists() and not path.is_file():  # a fifo would block
             raise FetchFailure(url, "not a file")

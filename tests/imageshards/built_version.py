@@ -26,7 +26,9 @@ from imageshards.recipe import Recipe
 from imageshards.sample import SampleSpec, write_sample
 from imageshards.schema import REJECTS_SCHEMA
 from imageshards.shard_file import REJECTS_NAME, ShardResult, concatenate_rejects
-from imageshards.shards import Build, Version, build_unit, measure_unit
+from imageshards.shard_inputs import Build, Version
+from imageshards.shards import build_unit, measure_unit
+from imageshards.sources import sources_of
 from imageshards.statistics import PixelSums
 from imageshards.store import Store, open_store
 from imageshards.upload import upload
@@ -127,7 +129,7 @@ def _draft(
     return draft_manifest(
         subject,
         findings,
-        archives=archives,
+        archives=sources_of(archives),
         raw_store_url=store.url,
         built=SimpleNamespace(software={"imageshards": "0.1.0", "pillow": "13.0.0"}),  # type: ignore[arg-type]
         created_at=CREATED_AT,

@@ -13,6 +13,7 @@ from imageshards.job import JobResult
 from imageshards.manifest import Manifest, publish_manifest, read_manifest
 from imageshards.oxford_pets import DATASET
 from imageshards.recipe import Recipe
+from imageshards.sources import sources_of
 from imageshards.store import open_store
 from imageshards.validate import validate_version
 from tests.imageshards.small_dataset import Built, build_drawn
@@ -30,7 +31,7 @@ def draft(built: Built, **changes: object) -> Manifest:
     subject = built.subject()
     findings = validate_version(subject, raw_store=built.drawn.store, store=built.store)
     arguments = {
-        "archives": built.drawn.archives,
+        "archives": sources_of(built.drawn.archives),
         "raw_store_url": built.drawn.store.url,
         "built": JobResult((built.version,), 1.0, SOFTWARE),
         "created_at": CREATED_AT,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import multiprocessing
 import os
 import pickle
-import random
 import re
 import resource
 import socket
@@ -20,127 +18,39 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from imageshards.download_cache import url_id
 from imageshards.errors import ConfigError, SourceError, StoreError, TransientError
 from imageshards.fetch import Fetched, FetchPolicy, Source, fetch, redact_url
+from tests.imageshards.http_site import (
+    BODY,
+    MODIFIED,
+    OTHER,
+    Handler,
+    Route,
+    Site,
+    answer,
+    digest,
+    ranged,
+    running_site,
+    status,
+    whole,
+)
 
-BODY = random.Random(3).randbytes(300_000)
-OTHER = random.Random(4).randbytes(300_000)
 QUICK = FetchPolicy(
     attempts=4, base_delay_seconds=0.001, max_delay_seconds=0.002, max_retry_after_seconds=0.05, read_timeout_seconds=5
 )
 ONCE = FetchPolicy(attempts=1, read_timeout_seconds=5)
-MODIFIED = "Wed, 21 Oct 2015 07:28:00 GMT"
-
-Handler = BaseHTTPRequestHandler
-Route = Callable[[Handler], None]
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-class Site:
-    """What the server does, by path, and what it was asked."""
-
-    def __init__(self) -> None:
-        self.routes: dict[str, Route] = {}
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self.url = ""
-
-    def put(self, path: str, *steps: Route) -> str:
-        """Answer with one step after the other, the last one again and again; returns the URL."""
-        left = list(steps)
-
-        def next_step(handler: Handler) -> None:
-            step = left.pop(0) if len(left) > 1 else left[0]
-            step(handler)
-
-        self.routes[path] = next_step
-        return self.url + path
-
-    def headers_asked(self, name: str) -> list[str | None]:
-        return [headers.get(name) for _, headers in self.asked]
 
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    site = Site()
-
-    class Answer(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
-
-        def do_GET(self) -> None:
-            site.asked.append((self.path, dict(self.headers)))
-            site.routes.get(self.path.partition("?")[0], status(404))(self)
-
-        def log_message(self, *args: object) -> None: ...
-
-    class Server(ThreadingHTTPServer):
-        def handle_error(self, *args: object) -> None: ...  # clients that hang up are part of the tests
-
-    server = Server(("127.0.0.1", 0), Answer)
-    site.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield site
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def answer(handler: Handler, code: int, headers: dict[str, str | None], body: bytes, send: int | None = None) -> None:
-    """Send an answer; with `send`, break the connection off after that many bytes of the body."""
-    handler.send_response(code)
-    for name, value in headers.items():
-        if value is not None:
-            handler.send_header(name, value)
-    if "Transfer-Encoding" not in headers:
-        handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body if send is None else body[:send])
-    handler.close_connection = send is not None
-
-
-def status(code: int, **headers: str) -> Route:
-    return lambda handler: answer(handler, code, {k.replace("_", "-"): v for k, v in headers.items()}, b"<p>oops</p>")
-
-
-def whole(
-    body: bytes = BODY, *, etag: str | None = None, modified: str | None = None, send: int | None = None
-) -> Route:
-    """A server that knows no ranges and no conditions."""
-    return lambda handler: answer(handler, 200, {"ETag": etag, "Last-Modified": modified}, body, send)
-
-
-def ranged(
-    body: bytes = BODY, *, etag: str | None = '"v1"', modified: str | None = None, send: int | None = None
-) -> Route:
-    """A server as it should be: ranges, If-Range, conditional requests."""
-
-    def route(handler: Handler) -> None:
-        asked, validators = handler.headers, {"ETag": etag, "Last-Modified": modified}
-        known = [asked.get("If-None-Match") == etag, asked.get("If-Modified-Since") == modified]
-        if known[0] if "If-None-Match" in asked else "If-Modified-Since" in asked and known[1]:
-            handler.send_response(304)
-            handler.end_headers()
-            return
-        start = int(re.sub(r"\D", "", asked.get("Range", "0")))
-        if not start or asked.get("If-Range") not in (etag, modified):
-            answer(handler, 200, validators, body, send)
-        elif start >= len(body):
-            answer(handler, 416, {**validators, "Content-Range": f"bytes */{len(body)}"}, b"<p>no such range</p>")
-        else:
-            content_range = f"bytes {start}-{len(body) - 1}/{len(body)}"
-            answer(handler, 206, {**validators, "Content-Range": content_range}, body[start:], send)
-
-    return route
+    with running_site() as site:
+        yield site
 
 
 def files_of(directory: Path, ending: str) -> list[Path]:
@@ -273,8 +183,12 @@ def test_a_file_that_lost_its_expected_digest_is_downloaded_again(site: Site, tm
 @pytest.mark.parametrize("validators", [{"etag": '"v1"'}, {"etag": 'W/"v1"'}, {"etag": None, "modified": MODIFIED}])
 def test_an_unchanged_file_is_cached(site: Site, tmp_path: Path, validators: dict[str, str]) -> None:
     source = Source(site.put("/a", ranged(**validators)))
-    fetch(source, tmp_path)
-    check(fetch(source, tmp_path), BODY, "cached")
+    first = fetch(source, tmp_path)
+    again = fetch(source, tmp_path)
+    check(again, BODY, "cached")
+    for fetched in (first, again):
+        assert fetched.url_id == url_id(source.url)
+        assert (fetched.etag, fetched.last_modified) == (validators["etag"], validators.get("modified"))
 
 
 def test_a_changed_file_is_downloaded_again(site: Site, tmp_path: Path) -> None:
@@ -513,7 +427,7 @@ def test_a_mirror_takes_over(site: Site, tmp_path: Path, first: Route) -> None:
     mirror = site.put("/mirror", ranged())
     fetched = fetch(Source(site.put("/a", first), digest(BODY), (mirror,)), tmp_path, policy=QUICK)
     check(fetched, BODY, "downloaded")
-    assert fetched.url == mirror
+    assert (fetched.url, fetched.url_id) == (mirror, url_id(mirror))
 
 
 def test_if_every_mirror_fails_each_is_named_with_its_reason(site: Site, tmp_path: Path) -> None:
@@ -544,6 +458,7 @@ def test_local_files_are_used_where_they_lie(tmp_path: Path, form: Callable[[Pat
     path.write_bytes(BODY)
     fetched = fetch(Source(form(path), digest(BODY)), tmp_path / "cache")
     check(fetched, BODY, "local")
+    assert fetched.url_id is None
     assert fetched.path == path
     assert not (tmp_path / "cache").exists()
 
