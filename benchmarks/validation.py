@@ -28,6 +28,7 @@ from imageshards.fetch import Source, fetch
 from imageshards.index import read_index_info
 from imageshards.job import JobResult, JobSpec
 from imageshards.recipe import Recipe
+from imageshards.run_job import run_job
 from imageshards.store import open_store
 from imageshards.upload import upload
 from imageshards.validate import Subject, validate_version
@@ -89,7 +90,7 @@ def build(count: int, resolution: int, folder: Path) -> str:
         recipe=Recipe(),
         result_key=_RESULT_KEY,
     )
-    from imageshards.ray_driver import RayBackend, run_job  # noqa: PLC0415 (200 MB that validation does without)
+    from imageshards.ray_driver import RayBackend  # noqa: PLC0415 (200 MB that validation does without)
 
     result = run_job(spec, RayBackend())
     store.put("spec.json", spec.model_dump_json().encode())

@@ -16,7 +16,9 @@ from imageshards import worker
 from imageshards.errors import TransientError
 from imageshards.index import IndexRow
 from imageshards.plan import Unit
-from imageshards.shards import Build, unit_rows
+from imageshards.reuse import PublishedShard
+from imageshards.shard_inputs import Build
+from imageshards.shards import unit_rows
 from imageshards.store import StoreSpec, open_store
 
 LOSSES_BEFORE_PROBE = 2
@@ -121,13 +123,29 @@ class Executor:
     pauses_seconds: Sequence[float] = RETRY_PAUSES_SECONDS
     poison: dict[str, str] = field(default_factory=dict)
 
-    def build(self, build: Build, units: Iterable[Unit], on_done: Callable[[Unit, Any], None]) -> None:
+    def build(
+        self,
+        build: Build,
+        units: Iterable[Unit],
+        on_done: Callable[[Unit, Any], None],
+        published: Callable[[Unit], Sequence[PublishedShard]] = lambda _: (),
+    ) -> None:
         """Build all units; `on_done` gets each one's results as they come in, in any order.
+
+        Args:
+            build: What they have in common.
+            units: Which.
+            on_done: Takes a unit and its results.
+            published: Gives the shards that a unit may copy.
 
         Raises:
             ImageShardsError: A unit failed for good, or lost its worker too often; the others are cancelled.
         """
-        self.run(build, units, on_done, lambda attempt: (self.build_function, attempt, self.raw_store, self.store))
+
+        def call(attempt: _Attempt) -> tuple[Any, ...]:
+            return self.build_function, attempt, self.raw_store, self.store, published(attempt.unit)
+
+        self.run(build, units, on_done, call)
 
     def run(
         self,

@@ -37,6 +37,8 @@ class JobSpec(BaseModel):
         recipe: What is done to pixels.
         keep_unlisted: Whether images in no split become rows.
         result_key: Where in the store the result goes.
+        lease: Id of the run that holds the dataset's writer lock in the store; the driver ends itself when that run
+            holds it no longer. None where there is no lock.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +52,7 @@ class JobSpec(BaseModel):
     recipe: Recipe
     keep_unlisted: bool = False
     result_key: str
+    lease: str | None = None
 
     @classmethod
     def from_json(cls, data: bytes, *, uri: str) -> Self:
@@ -86,6 +89,11 @@ class VersionResult:
     shards: tuple[ShardResult, ...]
     statistics: Mapping[str, list[float]] | None = None
 
+    @property
+    def reused(self) -> int:
+        """How many of the shards were copied from the version before."""
+        return sum(shard.reused for shard in self.shards)
+
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
@@ -94,6 +102,16 @@ class JobResult:
     versions: tuple[VersionResult, ...]
     seconds: float
     software: Mapping[str, str]
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are, of all versions."""
+        return sum(len(version.shards) for version in self.versions)
+
+    @property
+    def reused(self) -> int:
+        """How many of them were copied from the versions before."""
+        return sum(version.reused for version in self.versions)
 
     def to_json(self) -> bytes:
         """The result as JSON."""

@@ -6,9 +6,11 @@ and never list a prefix.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -25,6 +27,9 @@ MAX_DUPLICATES = 1000
 
 SHARDS_INLINE = 4096
 """Shards that a manifest lists itself. The list of more lies beside it, in parts of this many: 1.2 MB each."""
+
+LEFT_KEPT = 100
+"""Versions that a pointer remembers to have pointed at: more than anyone publishes within a grace period."""
 
 _PART_DIGEST_DIGITS = 16
 
@@ -206,13 +211,34 @@ def read_manifest(store: Store, dataset: str, resolution: int, fingerprint: str)
     Raises:
         StoreError: It is damaged, or a part of its list of shards is, or is missing.
     """
+    manifest = read_manifest_head(store, dataset, resolution, fingerprint)
+    if manifest is None:
+        return None
+    return manifest.model_copy(update={"shards": tuple(iter_shards(store, manifest)), "shard_parts": ()})
+
+
+def read_manifest_head(store: Store, dataset: str, resolution: int, fingerprint: str) -> Manifest | None:
+    """The manifest of a version as it is stored; `iter_shards` gives its shards. None where it was not published.
+
+    Raises:
+        StoreError: It is damaged.
+    """
     key = manifest_key(dataset, resolution, fingerprint)
     try:
-        manifest = Manifest.from_json(store.get(key), uri=store.uri(key))
+        return Manifest.from_json(store.get(key), uri=store.uri(key))
     except ObjectMissingError:
         return None
-    shards = [shard for part in manifest.shard_parts for shard in _read_part(store, part, manifest)]
-    return manifest.model_copy(update={"shards": (*manifest.shards, *shards), "shard_parts": ()})
+
+
+def iter_shards(store: Store, manifest: Manifest) -> Iterator[ShardEntry]:
+    """The shards of a manifest, one part of a long list in memory at a time.
+
+    Raises:
+        StoreError: A part is damaged or missing.
+    """
+    yield from manifest.shards
+    for part in manifest.shard_parts:
+        yield from _read_part(store, part, manifest)
 
 
 def _read_part(store: Store, part: ShardPart, manifest: Manifest) -> tuple[ShardEntry, ...]:
@@ -266,6 +292,15 @@ def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
         raise StoreError(f"{store.uri(key)} is no pointer to a manifest: {error}; publish to replace it") from error
 
 
+def current_manifest(store: Store, dataset: str, resolution: int) -> Manifest | None:
+    """The manifest that the pointer to the current version leads to; None where nothing readable is published."""
+    try:
+        fingerprint = read_latest(store, dataset, resolution)
+        return None if fingerprint is None else read_manifest(store, dataset, resolution, fingerprint)
+    except StoreError:
+        return None
+
+
 def publish_manifest(store: Store, manifest: Manifest, *, shards_inline: int = SHARDS_INLINE) -> Manifest:
     """Commit a version: the parts of a long list of shards, its manifest, then the pointer.
 
@@ -293,14 +328,44 @@ def publish_manifest(store: Store, manifest: Manifest, *, shards_inline: int = S
 
 def point_latest(store: Store, manifest: Manifest) -> bool:
     """Make a published version the current one; returns whether the pointer had to be written."""
-    if _points_at(store, manifest):
+    if is_current(store, manifest):
         return False
-    pointer = {"fingerprint": manifest.fingerprint, "manifest": manifest.key, "format_version": FORMAT_VERSION}
+    pointer: dict[str, Any] = {
+        "fingerprint": manifest.fingerprint,
+        "manifest": manifest.key,
+        "format_version": FORMAT_VERSION,
+    }
+    if left := _left_by_now(store, manifest):
+        pointer["left"] = left
     store.put(latest_key(manifest.dataset, manifest.resolution), json.dumps(pointer, indent=1).encode() + b"\n")
     return True
 
 
-def _points_at(store: Store, manifest: Manifest) -> bool:
+def read_left(store: Store, dataset: str, resolution: int) -> dict[str, datetime]:
+    """When the pointer last moved away from a version, by fingerprint, of the last `LEFT_KEPT`; readers may hold it.
+
+    None where the pointer is missing or damaged.
+    """
+    try:
+        left = json.loads(store.get(latest_key(dataset, resolution))).get("left", {})
+        return {str(version): datetime.fromisoformat(moment).astimezone(UTC) for version, moment in left.items()}
+    except (ObjectMissingError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _left_by_now(store: Store, manifest: Manifest) -> dict[str, str]:
+    """What `read_left` is to find once the pointer points at a version, oldest first."""
+    dataset, resolution = manifest.dataset, manifest.resolution
+    left = read_left(store, dataset, resolution)
+    with contextlib.suppress(StoreError):  # a damaged pointer points nowhere
+        left[read_latest(store, dataset, resolution) or ""] = datetime.now(UTC)
+    left = {version: moment for version, moment in left.items() if version not in ("", manifest.fingerprint)}
+    newest = sorted(left, key=lambda version: left[version])[-LEFT_KEPT:]
+    return {version: left[version].isoformat() for version in newest}
+
+
+def is_current(store: Store, manifest: Manifest) -> bool:
+    """Whether a published version is the one that readers get."""
     try:
         return read_latest(store, manifest.dataset, manifest.resolution) == manifest.fingerprint
     except StoreError:

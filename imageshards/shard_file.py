@@ -61,6 +61,9 @@ class ShardResult:
         inputs: Hash of all that the file's bytes follow from; equal for shards that are equal.
         rejects: Samples refused.
         repairs: Samples accepted after each named repair.
+        reused: Whether it was copied from the version before. Like `reuse_problem` it tells how the file came there and
+            not what is in it, so that a comparison leaves it aside.
+        reuse_problem: Why it was built although the version before seemed to have it; None where all went well.
     """
 
     resolution: int
@@ -73,6 +76,8 @@ class ShardResult:
     inputs: str
     rejects: tuple[Reject, ...] = ()
     repairs: Mapping[str, int] = field(default_factory=dict)
+    reused: bool = field(default=False, compare=False)
+    reuse_problem: str | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready data."""

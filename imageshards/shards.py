@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,56 +15,18 @@ import numpy as np
 from imageshards.encode import encode
 from imageshards.errors import SampleError
 from imageshards.fetch_ahead import fetchers
-from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index, row_digest
+from imageshards.index import UNLISTED_SPLIT, IndexRow, index_rows, read_index
 from imageshards.oxford_pets import Box
-from imageshards.plan import Unit, bucket_of, copies_of, shard_name, shards_of, version_prefix
+from imageshards.plan import Unit, bucket_of, copies_of
 from imageshards.recipe import Recipe
+from imageshards.reuse import PublishedShard, reuse_shards
 from imageshards.samples import Sample, Samples, read_samples
-from imageshards.schema import FORMAT_VERSION, shard_metadata
+from imageshards.schema import shard_metadata
 from imageshards.shard_file import Reject, ShardResult, ShardWriter
+from imageshards.shard_inputs import Build, PlannedShard, planned_shards
 from imageshards.statistics import PixelSums
 from imageshards.store import Store
 from imageshards.transform import ChannelStatistics, Prepared, prepare, prepare_unnormalized
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One resolution of the dataset as it is being built.
-
-    Attributes:
-        resolution: Side of the square in px.
-        fingerprint: Names the version, see `plan.fingerprint`.
-        shards: How many shards each split has.
-        statistics: Mean and standard deviation of the training images, for recipes that normalize by them.
-    """
-
-    resolution: int
-    fingerprint: str
-    shards: Mapping[str, int]
-    statistics: ChannelStatistics | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Build:
-    """What every work unit of a run has in common.
-
-    Attributes:
-        dataset: Name of the dataset.
-        index_key: The index in the raw store.
-        class_names: By class id.
-        recipe: What is done to pixels.
-        versions: One for each resolution that is to be built.
-        keep_unlisted: Whether images in no split become rows, of the split `unlisted`.
-        poison: Image ids that killed their workers, with what is known of it: rejected unseen.
-    """
-
-    dataset: str
-    index_key: str
-    class_names: tuple[str, ...]
-    recipe: Recipe
-    versions: tuple[Version, ...]
-    keep_unlisted: bool = False
-    poison: Mapping[str, str] = field(default_factory=dict)
 
 
 def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
@@ -76,35 +37,42 @@ def unit_rows(build: Build, unit: Unit, raw_store: Store) -> list[IndexRow]:
     return [row for row in rows if row.label is not None] if split is None else rows
 
 
-def build_unit(build: Build, unit: Unit, *, raw_store: Store, store: Store) -> list[ShardResult]:
+def build_unit(
+    build: Build, unit: Unit, *, raw_store: Store, store: Store, published: Sequence[PublishedShard] = ()
+) -> list[ShardResult]:
     """Build the shards of a unit. Each is put into the store atomically; the same unit gives the same bytes.
+
+    Shards that are published already are copied, and only the images of the others are touched.
 
     Args:
         build: The run.
         unit: Which images, and at which resolutions.
         raw_store: Where the images lie.
         store: Where the shards go.
+        published: Shards of the version before that may be the same.
 
     Returns:
-        One result for each shard, by resolution and name.
+        One result for each shard, by resolution and number.
 
     Raises:
         StoreError: A raw object is missing or is not what the index says, or the store refuses.
         TransientError: A store is out of reach.
     """
-    versions = [version for version in build.versions if version.resolution in unit.resolutions]
     rows = unit_rows(build, unit, raw_store)
-    copies = copies_of(build.recipe, unit.split)
-    results: list[ShardResult] = []
+    planned = planned_shards(build, unit, rows)
+    reuse = reuse_shards(planned, published, store)
+    missing = [shard for shard in planned if shard.key not in reuse.results]
+    by_version = [list(shards) for _, shards in groupby(missing, lambda shard: shard.version.resolution)]
+    results = dict(reuse.results)
     with fetchers(raw_store) as pool, ExitStack() as stack:
-        outputs = [stack.enter_context(_Output(build, version, unit, rows, store)) for version in versions]
-        for copy in range(copies + 1):
-            for row, samples in _read(build, rows, unit, raw_store, pool):
-                for output in outputs:
+        outputs = [stack.enter_context(_Output(build, unit.split, shards, store)) for shards in by_version]
+        for copy in range(copies_of(build.recipe, unit.split) + 1):
+            for row, samples, needing in _read_needed(build, rows, unit, outputs, raw_store, pool):
+                for output in needing:
                     output.take(row, samples, copy)
         for output in outputs:
-            results.extend(output.finish())
-    return results
+            results |= output.finish()
+    return [replace(results[shard.key], reuse_problem=reuse.problems.get(shard.key)) for shard in planned]
 
 
 def measure_unit(build: Build, unit: Unit, *, raw_store: Store) -> dict[int, PixelSums]:
@@ -165,19 +133,50 @@ def _read(
     )
 
 
-class _Output:
-    """The shards of one unit at one resolution, one open at a time, in the order of their buckets."""
+def _read_needed(
+    build: Build,
+    rows: Sequence[IndexRow],
+    unit: Unit,
+    outputs: Sequence[_Output],
+    raw_store: Store,
+    pool: ThreadPoolExecutor,
+) -> Iterator[tuple[IndexRow, Samples | SampleError, tuple[_Output, ...]]]:
+    """Each image that some outputs need, made for them alone.
 
-    def __init__(self, build: Build, version: Version, unit: Unit, rows: Sequence[IndexRow], store: Store) -> None:
-        self._rows = rows
+    Shards are runs of rows, so there are few runs of rows that the same outputs need; as a rule one.
+    """
+    for needing, run in groupby(rows, lambda row: tuple(output for output in outputs if output.needs(row))):
+        if needing:
+            narrowed = replace(unit, resolutions=tuple(output.resolution for output in needing))
+            for row, samples in _read(build, list(run), narrowed, raw_store, pool):
+                yield row, samples, needing
+
+
+class _Output:
+    """Some shards of one unit at one resolution, one open at a time, in the order of their buckets."""
+
+    def __init__(self, build: Build, split: str, shards: Sequence[PlannedShard], store: Store) -> None:
         self._build = build
-        self._version = version
-        self._unit = unit
+        self._split = split
+        self._version = shards[0].version
         self._store = store
-        self._pending = deque(shards_of(unit, version.shards[unit.split]))
+        self._numbers = frozenset(shard.number for shard in shards)
+        self._pending = deque(shards)
+        self._shard: PlannedShard | None = None
         self._writer: ShardWriter | None = None
-        self._number = -1
-        self._results: list[ShardResult] = []
+        self._results: dict[str, ShardResult] = {}
+
+    @property
+    def resolution(self) -> int:
+        """Side of the square in px."""
+        return self._version.resolution
+
+    def needs(self, row: IndexRow) -> bool:
+        """Whether an image goes into one of these shards."""
+        return self._number_of(row) in self._numbers
+
+    def _number_of(self, row: IndexRow) -> int:
+        return bucket_of(row.sample_hash, self._version.shards[self._split])
 
     def __enter__(self) -> _Output:
         return self
@@ -188,7 +187,7 @@ class _Output:
 
     def take(self, row: IndexRow, samples: Samples | SampleError, copy: int) -> None:
         """Write a row for this resolution's sample, or note why there is none."""
-        writer = self._writer_of(bucket_of(row.sample_hash, self._version.shards[self._unit.split]))
+        writer = self._writer_of(self._number_of(row))
         if isinstance(samples, SampleError):
             self._refuse(writer, row, samples, copy)
             return
@@ -201,8 +200,8 @@ class _Output:
         image = _stored_form(prepared, self._build.recipe)
         writer.append(_columns(sample.columns, prepared, copy), image=image, trimap=prepared.trimap)
 
-    def finish(self) -> list[ShardResult]:
-        """Close and store what is open, and the shards that no image fell into."""
+    def finish(self) -> dict[str, ShardResult]:
+        """Close and store what is open, and the shards that no image fell into; all results by key."""
         while self._pending or self._writer is not None:
             self._close()
             if self._pending:
@@ -211,7 +210,7 @@ class _Output:
 
     def _refuse(self, writer: ShardWriter, row: IndexRow, error: SampleError, copy: int) -> None:
         if copy == 0:
-            writer.reject(_reject(row, self._unit.split, error))
+            writer.reject(_reject(row, self._split, error))
 
     def _prepare(self, row: IndexRow, sample: Sample, copy: int) -> Prepared:
         return prepare(
@@ -224,56 +223,35 @@ class _Output:
         )
 
     def _writer_of(self, number: int) -> ShardWriter:
-        while self._writer is None or self._number != number:
+        while self._writer is None or self._shard is None or self._shard.number != number:
             self._close()
             self._open()
         return self._writer
 
     def _open(self) -> None:
-        self._number = self._pending.popleft()
-        name = shard_name(self._unit.split, self._number)
+        self._shard = self._pending.popleft()
         metadata = shard_metadata(
             dataset=self._build.dataset,
             recipe=self._build.recipe,
-            resolution=self._version.resolution,
+            resolution=self.resolution,
             class_names=self._build.class_names,
-            shard=name,
-            inputs=self._inputs_digest(),
+            shard=self._shard.name,
+            inputs=self._shard.inputs,
         )
-        prefix = version_prefix(self._build.dataset, self._version.resolution, self._version.fingerprint)
         self._writer = ShardWriter(
-            self._store.open_output(prefix + name),
-            name=name,
+            self._store.open_output(self._shard.key),
+            name=self._shard.name,
             recipe=self._build.recipe,
-            resolution=self._version.resolution,
-            split=self._unit.split,
+            resolution=self.resolution,
+            split=self._split,
             metadata=metadata,
         )
 
-    def _inputs_digest(self) -> str:
-        """Hash of all that the bytes of the open shard follow from; equal inputs mean that a shard can be reused."""
-        shards = self._version.shards[self._unit.split]
-        statistics = self._version.statistics
-        content = [
-            FORMAT_VERSION,
-            self._build.recipe.canonical(),
-            self._version.resolution,
-            self._build.class_names,
-            [self._unit.split, self._number, shards],
-            [statistics.mean, statistics.std] if statistics else None,
-        ]
-        digest = hashlib.sha256(json.dumps(content).encode())
-        for row in self._rows:
-            if bucket_of(row.sample_hash, shards) == self._number:
-                digest.update(row_digest(row))
-                digest.update(row.source_key.encode() + b"\0" + self._build.poison.get(row.image_id, "").encode())
-        return digest.hexdigest()
-
     def _close(self) -> None:
-        if self._writer is None:
+        if self._writer is None or self._shard is None:
             return
-        self._results.append(self._writer.finish())
-        self._writer = None
+        self._results[self._shard.key] = self._writer.finish()
+        self._writer = self._shard = None
 
 
 def _stored_form(prepared: Prepared, recipe: Recipe) -> Any:

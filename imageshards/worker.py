@@ -7,17 +7,17 @@ boundary as data, with its type, whatever Ray would have made of it.
 from __future__ import annotations
 
 import socket
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from imageshards.errors import ImageShardsError, SampleError, StoreError
 from imageshards.index import IndexRow
-from imageshards.plan import Unit, shard_name, shards_of, version_prefix
-from imageshards.shard_file import ShardResult, read_shard_result
-from imageshards.shards import Build, build_unit, measure_unit, probe_images
+from imageshards.plan import Unit, shard_name, shards_of
+from imageshards.reuse import PublishedShard, read_stored_shard
+from imageshards.shard_file import ShardResult
+from imageshards.shard_inputs import Build
+from imageshards.shards import build_unit, measure_unit, probe_images
 from imageshards.store import Store, StoreSpec, open_store
 
 
@@ -26,9 +26,13 @@ def warm_up() -> dict[str, Any]:
     return {"ok": None}
 
 
-def run_build(build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
-    """Build the shards of a unit; the results of `build_unit`."""
-    return _outcome(lambda: build_unit(build, unit, raw_store=_raw_store(raw_store), store=_store(store)))
+def run_build(
+    build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec, published: Sequence[PublishedShard] = ()
+) -> dict[str, Any]:
+    """Build the shards of a unit, or copy those that are published; the results of `build_unit`."""
+    return _outcome(
+        lambda: build_unit(build, unit, raw_store=_raw_store(raw_store), store=_store(store), published=published)
+    )
 
 
 def run_measure(build: Build, unit: Unit, raw_store: StoreSpec) -> dict[str, Any]:
@@ -48,20 +52,12 @@ def run_inspect(build: Build, unit: Unit, store: StoreSpec) -> dict[str, Any]:
 
 def inspect_unit(build: Build, unit: Unit, store: Store) -> list[ShardResult]:
     """The results of the shards of a unit that lie in the store already."""
-    results = []
-    with tempfile.TemporaryDirectory(prefix="imageshards-") as folder:
-        for version in build.versions:
-            if version.resolution not in unit.resolutions:
-                continue
-            prefix = version_prefix(build.dataset, version.resolution, version.fingerprint)
-            for number in shards_of(unit, version.shards[unit.split]):
-                name = shard_name(unit.split, number)
-                path = store.local_path(prefix + name)
-                if path is None:
-                    path = Path(folder) / name
-                    store.download(prefix + name, path)
-                results.append(read_shard_result(path, resolution=version.resolution, name=name))
-    return results
+    return [
+        read_stored_shard(store, build.prefix(version) + name, resolution=version.resolution, name=name)
+        for version in build.versions
+        if version.resolution in unit.resolutions
+        for name in (shard_name(unit.split, number) for number in shards_of(unit, version.shards[unit.split]))
+    ]
 
 
 def _outcome(call: Callable[[], Any]) -> dict[str, Any]:

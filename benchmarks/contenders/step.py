@@ -18,7 +18,8 @@ import ray
 from benchmarks.nodes_of_one_cpu import cluster
 from benchmarks.stopwatch import Stopwatch
 from imageshards.job import JobResult, JobSpec
-from imageshards.ray_driver import RayBackend, run_job, start_ray
+from imageshards.ray_driver import RayBackend, start_ray
+from imageshards.run_job import run_job
 
 
 def main() -> None:

@@ -24,10 +24,11 @@ from imageshards.fetch import Source, fetch
 from imageshards.index import read_index_info
 from imageshards.job import JobSpec, count_population
 from imageshards.plan import Unit, plan_units
-from imageshards.ray_driver import RayBackend, plan_build
+from imageshards.ray_driver import RayBackend
 from imageshards.recipe import Augment, Recipe
+from imageshards.run_job import plan_build
 from imageshards.sample import SampleSpec, write_sample
-from imageshards.shards import Build
+from imageshards.shard_inputs import Build
 from imageshards.store import StoreSpec, open_store
 from imageshards.upload import upload
 
@@ -53,14 +54,14 @@ RECIPE = Recipe(
 def meeting_build(folder: Path, nodes: int) -> Callable[..., dict[str, Any]]:
     """`run_build`, begun on no node before all nodes are at it: a quick one cannot do the work of all."""
 
-    def build_there(build: Any, unit: Any, raw_store: Any, store: Any) -> dict[str, Any]:
+    def build_there(build: Any, unit: Any, *where: Any) -> dict[str, Any]:
         node = folder / ray.get_runtime_context().get_node_id()
         node.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + MEETING_SECONDS
         while len(list(folder.iterdir())) < nodes and time.monotonic() < deadline:
             time.sleep(0.01)
         (node / f"{unit.name} {unit.resolutions}".replace("/", " of ")).touch()
-        return worker.run_build(build, unit, raw_store, store)
+        return worker.run_build(build, unit, *where)
 
     return build_there
 

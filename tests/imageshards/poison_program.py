@@ -19,8 +19,9 @@ from imageshards.fetch import Source, fetch
 from imageshards.index import read_index_info
 from imageshards.job import JobSpec, count_population
 from imageshards.plan import plan_units
-from imageshards.ray_driver import RayBackend, plan_build, run_job
+from imageshards.ray_driver import RayBackend
 from imageshards.recipe import Recipe
+from imageshards.run_job import plan_build, run_job
 from imageshards.sample import SampleSpec, write_sample
 from imageshards.shards import unit_rows
 from imageshards.store import open_store
@@ -29,12 +30,12 @@ from imageshards.upload import upload
 FOLDER, POISON = Path(sys.argv[1]), frozenset(sys.argv[2:])
 
 
-def deadly_build(build: Any, unit: Any, raw_store: Any, store: Any) -> dict[str, Any]:
+def deadly_build(build: Any, unit: Any, raw_store: Any, store: Any, published: Any) -> dict[str, Any]:
     """`run_build` in a world where some images kill."""
     rows = unit_rows(build, unit, open_store(raw_store))
     if any(row.image_id in POISON - build.poison.keys() for row in rows):
         os._exit(1)
-    return worker.run_build(build, unit, raw_store, store)
+    return worker.run_build(build, unit, raw_store, store, published)
 
 
 def deadly_probe(build: Any, unit: Any, rows: Any, raw_store: Any) -> dict[str, Any]:

@@ -14,17 +14,21 @@ from imageshards.errors import error_from_dict
 from imageshards.executor import WorkerLostError
 from imageshards.index import IndexRow
 from imageshards.plan import Unit
-from imageshards.shards import Build, unit_rows
+from imageshards.reuse import PublishedShard
+from imageshards.shard_inputs import Build
+from imageshards.shards import unit_rows
 from imageshards.store import StoreSpec, open_store
 
 DEADLY = "pug_97"
 
 
-def deadly_build(build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
+def deadly_build(
+    build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec, published: Sequence[PublishedShard]
+) -> dict[str, Any]:
     """Build a unit; an image of it kills the process, as one that crashes a decoder does."""
     if DEADLY not in build.poison and any(row.image_id == DEADLY for row in _rows(build, unit, raw_store)):
         os.kill(os.getpid(), signal.SIGKILL)
-    return worker.run_build(build, unit, raw_store, store)
+    return worker.run_build(build, unit, raw_store, store, published)
 
 
 def deadly_probe(build: Build, unit: Unit, rows: Sequence[IndexRow], raw_store: StoreSpec) -> dict[str, Any]:

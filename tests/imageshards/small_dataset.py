@@ -24,7 +24,8 @@ from imageshards.recipe import Recipe
 from imageshards.sample import SampleSpec, write_sample
 from imageshards.schema import REJECTS_SCHEMA
 from imageshards.shard_file import REJECTS_NAME, Reject, ShardResult, concatenate_rejects
-from imageshards.shards import Build, Version, build_unit, measure_unit
+from imageshards.shard_inputs import Build, Version
+from imageshards.shards import build_unit, measure_unit
 from imageshards.statistics import PixelSums
 from imageshards.store import Store, open_store
 from imageshards.upload import upload

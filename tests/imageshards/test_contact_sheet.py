@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections import Counter
 
@@ -9,7 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imageshards.contact_sheet import CELLS, Cell, choose_rows, contact_sheet, readable_class
+from imageshards.contact_sheet import (
+    CELLS,
+    PREVIEW_BYTES,
+    PREVIEW_WIDTHS_PX,
+    Cell,
+    choose_rows,
+    contact_sheet,
+    preview,
+    readable_class,
+)
 from imageshards.stored_rows import StoredRow
 
 
@@ -109,3 +119,24 @@ def test_a_sheet_without_images_is_only_a_header() -> None:
 def test_class_names_are_written_for_people() -> None:
     assert readable_class("american_bulldog") == "american bulldog"
     assert readable_class(None) == "no class"
+
+
+def as_jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("side_px", [224, 20])
+def test_a_preview_is_small_however_busy_the_pictures_are(side_px: int) -> None:
+    random_pixels = np.random.default_rng(0).integers(0, 256, (side_px, side_px, 3), np.uint8)
+    cells = [Cell(row(f"a_{number}"), Image.fromarray(random_pixels)) for number in range(CELLS)]
+    sheet = contact_sheet(cells, title="busy", side_px=side_px)
+
+    data = preview(as_jpeg(sheet))
+
+    reduced = Image.open(io.BytesIO(data))
+    assert reduced.format == "WEBP"
+    assert reduced.width in {sheet.width, *PREVIEW_WIDTHS_PX}
+    assert reduced.width / reduced.height == pytest.approx(sheet.width / sheet.height, rel=0.01)
+    assert len(data) <= PREVIEW_BYTES

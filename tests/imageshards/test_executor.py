@@ -23,7 +23,9 @@ from imageshards.executor import (
 from imageshards.index import IndexRow
 from imageshards.plan import Unit
 from imageshards.recipe import Recipe
-from imageshards.shards import Build, unit_rows
+from imageshards.reuse import PublishedShard
+from imageshards.shard_inputs import Build
+from imageshards.shards import unit_rows
 from imageshards.statistics import PixelSums
 from imageshards.store import Store, StoreSpec, open_store
 from tests.imageshards.in_process import KILLED, InProcess, TaskLostError
@@ -51,14 +53,16 @@ class Work:
         self.tries: Counter[str] = Counter()
         self.probed: list[list[str]] = []
 
-    def build(self, build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
+    def build(
+        self, build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec, published: Sequence[PublishedShard]
+    ) -> dict[str, Any]:
         self.tries[unit.name] += 1
         ids = {row.image_id for row in unit_rows(build, unit, open_store(raw_store))}
         if self.deadly & ids - build.poison.keys():
             raise TaskLostError
         if error := self.fails(unit, self.tries[unit.name]):
             raise error
-        return worker.run_build(build, unit, raw_store, store)
+        return worker.run_build(build, unit, raw_store, store, published)
 
     def probe(self, build: Build, unit: Unit, rows: Sequence[IndexRow], raw_store: StoreSpec) -> dict[str, Any]:
         self.probed.append([row.image_id for row in rows])
@@ -156,11 +160,11 @@ def failing(times: int, error: TransientError | StoreError) -> Work:
     work = Work()
     build = work.build
 
-    def run_build(what: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec) -> dict[str, Any]:
+    def run_build(what: Build, unit: Unit, *where: Any) -> dict[str, Any]:
         if unit.split == "test" and unit.bucket == 1 and work.tries["failed"] < times:
             work.tries["failed"] += 1
             return {"error": error.to_dict()}
-        return build(what, unit, raw_store, store)
+        return build(what, unit, *where)
 
     work.build = run_build  # type: ignore[method-assign]
     return work

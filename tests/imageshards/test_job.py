@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -103,6 +104,16 @@ def test_a_result_is_read_back_as_written():
     )
     result = JobResult(versions, 1.5, {"pillow": "13.0.0"})
     assert JobResult.from_json(result.to_json()) == result
+
+
+def test_a_result_counts_the_shards_that_were_reused():
+    reused = dataclasses.replace(SHARD, reused=True)
+    failed = dataclasses.replace(SHARD, reuse_problem="gone")
+    versions = (VersionResult(224, "f" * 32, (SHARD, reused, reused)), VersionResult(384, "e" * 32, (reused, failed)))
+    result = JobResult.from_json(JobResult(versions, 1.5, {}).to_json())
+    assert [version.reused for version in result.versions] == [2, 1]
+    assert (result.reused, result.shards) == (3, 5)
+    assert result.versions[1].shards[1].reuse_problem == "gone"
 
 
 @given(st.sampled_from(["log", "progress", "error"]), st.dictionaries(st.text(), st.text() | st.integers()))

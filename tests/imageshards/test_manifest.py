@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from imageshards.manifest import (
     point_latest,
     publish_manifest,
     read_latest,
+    read_left,
     read_manifest,
 )
 from imageshards.plan import version_prefix
@@ -133,6 +135,37 @@ def test_publishing_again_writes_nothing(folder_store):
     publish_manifest(counted, manifest())  # type: ignore[arg-type]
     assert point_latest(counted, manifest()) is False  # type: ignore[arg-type]
     assert counted.written == []
+
+
+def test_the_pointer_remembers_when_it_left_a_version(folder_store):
+    first, second, third = (manifest(fingerprint=digit * 32) for digit in "123")
+    assert read_left(folder_store, "pets", 224) == {}
+    before = datetime.now(UTC)
+    publish_manifest(folder_store, first)
+    assert read_left(folder_store, "pets", 224) == {}
+    for each in (second, third, first, third):
+        point_latest(folder_store, each)
+    left = read_left(folder_store, "pets", 224)
+    assert list(left) == [second.fingerprint, first.fingerprint]
+    assert before < left[second.fingerprint] < left[first.fingerprint] < datetime.now(UTC)
+    assert read_latest(folder_store, "pets", 224) == third.fingerprint
+
+
+def test_the_pointer_forgets_what_it_left_long_ago(folder_store, monkeypatch):
+    monkeypatch.setattr("imageshards.manifest.LEFT_KEPT", 2)
+    for digit in "12345":
+        point_latest(folder_store, manifest(fingerprint=digit * 32))
+    assert list(read_left(folder_store, "pets", 224)) == ["3" * 32, "4" * 32]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"{", b"[]", b'{"left": 3}', b'{"left": {"a": "yesterday"}}', b'{"left": {"a": 1}}']
+)
+def test_a_damaged_pointer_remembers_nothing_and_can_be_replaced(folder_store, damage):
+    folder_store.put(latest_key("pets", 224), damage)
+    assert read_left(folder_store, "pets", 224) == {}
+    assert point_latest(folder_store, manifest()) is True
+    assert read_latest(folder_store, "pets", 224) == "f" * 32
 
 
 def test_a_run_that_died_between_manifest_and_pointer_is_finished_by_the_next(folder_store):

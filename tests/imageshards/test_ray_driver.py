@@ -9,18 +9,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from imageshards.errors import StoreError
 from imageshards.job import JobSpec, parse_driver_line
-from imageshards.ray_driver import run_job
 from imageshards.recipe import Recipe
+from imageshards.run_job import run_job
 from imageshards.store import StoreSpec, open_store
 from tests.imageshards.in_process import InProcess
 from tests.imageshards.small_dataset import Drawn
 
 PROGRAM = Path(__file__).with_name("poison_program.py")
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -92,6 +94,21 @@ def test_augmented_shards_do_not_depend_on_the_number_of_nodes_or_the_order_of_u
     assert found[0] == found[1]
 
 
+def test_shards_that_did_not_change_are_reused(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.imageshards.reuse_program", str(tmp_path), "pug_96"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        cwd=ROOT,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    told = json.loads(finished.stdout.splitlines()[-1])
+    assert told == {"shards": 20, "reused": 18, "built": [[16, ANY], [32, ANY]], "same": True}
+
+
 class OtherDisk(InProcess):
     """Runs tasks as a node does whose folder of the same name is another one."""
 
@@ -100,7 +117,8 @@ class OtherDisk(InProcess):
         self.disk = disk
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> int:
-        return super().submit(function, *arguments[:-1], self.disk)
+        build, unit, raw_store, _, published = arguments
+        return super().submit(function, build, unit, raw_store, self.disk, published)
 
 
 def test_a_node_that_writes_into_a_folder_of_its_own_is_found_out_at_its_first_shard(
@@ -117,6 +135,6 @@ def test_a_node_that_writes_into_a_folder_of_its_own_is_found_out_at_its_first_s
     )
     backend = OtherDisk(open_store(str(tmp_path / "other")).spec)
     with pytest.raises(StoreError, match=r"parquet was written on another node.*all nodes of the Ray cluster share"):
-        run_job(spec, backend)  # type: ignore[arg-type]
+        run_job(spec, backend)
     assert len(list((tmp_path / "other").rglob("*.parquet"))) == 1
     assert backend.tasks == {}

@@ -249,6 +249,14 @@ def test_a_result_survives_json(path):
     assert ShardResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
+def test_how_a_shard_came_to_be_is_kept_and_does_not_tell_it_from_another(path):
+    built = write(path, 3)
+    reused = dataclasses.replace(built, reused=True, reuse_problem="gone")
+    again = ShardResult.from_dict(reused.to_dict())
+    assert (again.reused, again.reuse_problem) == (True, "gone")
+    assert again == built
+
+
 @pytest.mark.parametrize("rows", [0, 3, 7])
 def test_a_writer_left_by_an_exception_leaves_no_file(small_groups, path, rows):
     with pytest.raises(RuntimeError, match="while decoding"), open_writer(path) as writer:  # noqa: PT012 (the point)
