@@ -40,6 +40,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max-leaks", type=int, help="above this number of duplicate pairs across splits, likewise")
     parser.add_argument("--keep-unlisted", action="store_true", help="keep images in no split, as split `unlisted`")
+    parser.add_argument("--keep-versions", type=int, help="delete older versions a week after they were replaced")
     return parser.parse_args(arguments)
 
 

@@ -1,6 +1,6 @@
 """Oxford-IIIT Pet, from two archives to validated, versioned Parquet.
 
-    download → upload (index) → preprocess on Ray → validate → publish
+    look → download → upload (index) → preprocess on Ray → validate → publish → clean
 
 Run it here with `python -m flows.pets` (`--help` names its options, which are the flow's parameters), or deploy it with
 `prefect deploy --all`.
@@ -15,9 +15,9 @@ if __name__ == "__main__":  # before the imports below, which take seconds: see 
 
     sys.exit(main())
 
-import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -26,24 +26,31 @@ from prefect.logging import get_logger
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks.dataset_store import store_access
-from blocks.ray_cluster import cluster_access
-from flows.summary import create_artifacts, result_of
+from blocks.ray_cluster import LOCAL, cluster_access
+from flows import form
+from flows.run_report import RunReport, run_report
+from flows.summary import Outcome, result_of
 from imageshards import oxford_pets
 from imageshards.errors import ConfigError
 from imageshards.fetch import Fetched, Source
+from imageshards.index import IndexInfo
+from imageshards.manifest import ArchiveSource
 from imageshards.oxford_facts import known_facts
 from imageshards.plan import fingerprint
 from imageshards.recipe import RESOLUTIONS, Recipe
+from imageshards.retention import RetentionPolicy
+from imageshards.sources import Unchanged, sources_of
 from imageshards.validate import Subject
-from tasks.check import check
+from tasks.check import check, check_cluster_versions
+from tasks.clean import clean_after_publishing
 from tasks.download import download
+from tasks.look import look
 from tasks.preprocess import preprocess
 from tasks.publish import find_published, publish
 from tasks.ray_job import stop_ray_jobs
 from tasks.upload import upload
 from tasks.validate import validate
-
-Resolution = Literal[224, 299, 336, 384, 448, 512, 600]
+from tasks.writer import Writing, writing
 
 _TASKS_AT_ONCE = 2
 
@@ -65,119 +72,198 @@ def stop_job(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None
     on_crashed=[stop_job],
 )
 def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect UI)
-    images: str = oxford_pets.IMAGES_URL,
-    annotations: str = oxford_pets.ANNOTATIONS_URL,
-    images_sha256: str | None = None,
-    annotations_sha256: str | None = None,
-    store: str = "data",
-    raw_store: str | None = None,
-    resolutions: list[Resolution] = [224],  # noqa: B006 (Prefect shows the default in its form; it is never changed)
-    ray: str = "local",
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
-    max_reject_fraction: float = 0.01,
-    max_leaks: int | None = None,
-    keep_unlisted: bool = False,
+    images: form.Images = oxford_pets.IMAGES_URL,
+    annotations: form.Annotations = oxford_pets.ANNOTATIONS_URL,
+    resolutions: form.Resolutions = [224],  # noqa: B006 (Prefect shows the default in its form; it is never changed)
+    store: form.StoreReference = "data",
+    raw_store: form.RawStoreReference = None,
+    ray: form.RayReference = "local",
+    max_reject_fraction: form.RejectLimit = 0.01,
+    max_leaks: form.LeakLimit = None,
+    keep_unlisted: form.KeepUnlisted = False,
+    keep_versions: form.VersionsKept = None,
+    images_sha256: form.ImagesDigest = None,
+    annotations_sha256: form.AnnotationsDigest = None,
+    recipe: form.RecipeForm = Recipe(),  # noqa: B008 (frozen)
 ) -> dict[str, Any]:
     """Turn the two archives of Oxford-IIIT Pet into validated, versioned, train-ready Parquet shards.
 
     Args:
-        images: The images archive: URL, file:// URL or path.
-        annotations: The annotations archive, likewise.
-        images_sha256: What the images archive must be; known for the original, optional for others.
-        annotations_sha256: What the annotations archive must be, likewise.
-        store: Where the finished shards go: a folder, s3://bucket/prefix, or block:NAME of a dataset-store block.
-        raw_store: Where the raw images go, likewise; the same store unless given.
-        resolutions: Sides of the square in pixels. 224: ResNet. 299: Inception v3, Xception. 336: CLIP, ViT. 384: large
-            ViT, ConvNeXt. 448 and 512: detection, segmentation. 600: EfficientNet-B7.
-        ray: local, the http(s) address of a Ray cluster's Jobs API, or block:NAME of a ray-cluster block.
-        recipe: What is done to pixels.
-        max_reject_fraction: Highest share of rejected images, 0 to 1; above it nothing is published.
-        max_leaks: Most pairs of duplicate images across splits; above it nothing is published. Empty: any number.
-        keep_unlisted: Whether images in no split become rows of a split named unlisted; else they are left out.
+        images: A .tar, .tar.gz or .zip: an http(s) or file:// URL, or a path on the machine that runs the flow.
+        annotations: The annotations that belong to it, given in the same way.
+        resolutions: Sides of the square images, in pixels; any number of them in one pass. 224: ResNet. 299: Inception
+            v3, Xception. 336: CLIP, ViT. 384: large ViT, ConvNeXt. 448 and 512: detection, segmentation. 600:
+            EfficientNet-B7.
+        store: Where the finished shards go: s3://bucket/prefix, a folder, or block:NAME of a dataset-store block, which
+            holds keys, too.
+        raw_store: Where the raw images go, if not there.
+        ray: local starts Ray beside the flow; else http(s)://head:8265 of a cluster, or block:NAME of a ray-cluster
+            block, which holds the token, too.
+        max_reject_fraction: From 0 to 1; when more of the images than this are rejected, nothing is published.
+        max_leaks: Pairs of duplicate images in different splits; when there are more, nothing is published.
+        keep_unlisted: On: they become rows of a split named unlisted. Off: they are left out, and counted.
+        keep_versions: Of each resolution; older ones are deleted once nobody has been pointed at them for a week. Raw
+            images are not touched.
+        images_sha256: 64 hexadecimal digits; any other archive is refused. The original's is known and checked anyway.
+        annotations_sha256: The same for the annotations.
+        recipe: What is done to pixels: size and crop, filters, colors, normalization, augmented copies, encoding.
 
     Returns:
         dataset, store, index, and one result for each resolution.
     """
-    _check_parameters(resolutions, max_reject_fraction, max_leaks)
-    raw_store = raw_store or store
-    check(store, raw_store, ray)
-    started = time.monotonic()
-    archives = _download(images, annotations, images_sha256, annotations_sha256)
-    info = upload(archives["images"], archives["annotations"], raw_store, oxford_pets.DATASET)
-
-    wanted: dict[int, str] = {
-        resolution: fingerprint(info.digest, recipe, resolution, keep_unlisted=keep_unlisted)
-        for resolution in sorted(set(resolutions))
-    }
-    manifests = find_published(info.dataset, wanted, store)
-    seconds = dict.fromkeys(manifests, time.monotonic() - started)
-    missing = [resolution for resolution in wanted if resolution not in manifests]
-    if missing:
-        built = preprocess(
-            info,
-            store=store,
-            raw_store=raw_store,
-            ray=ray,
-            resolutions=missing,
-            recipe=recipe,
-            keep_unlisted=keep_unlisted,
-        )
-        subjects = [
-            Subject(
-                dataset=info.dataset,
-                info=info,
-                recipe=recipe,
-                version=version,
-                keep_unlisted=keep_unlisted,
-                max_reject_fraction=max_reject_fraction,
-                max_leaks=max_leaks,
-                facts=known_facts(info.images_sha256, info.annotations_sha256),
-            )
-            for version in built.versions
-        ]
-        validated = [
-            (subject, validate(subject, resolution=subject.version.resolution, store=store, raw_store=raw_store))
-            for subject in subjects
-        ]
-        for subject, findings in validated:
-            resolution = subject.version.resolution
-            manifests[resolution] = publish(
-                subject, findings, built, archives, resolution=resolution, store=store, raw_store=raw_store
-            )
-            seconds[resolution] = time.monotonic() - started
-
+    _check_parameters(resolutions, max_reject_fraction, max_leaks, keep_versions)
+    choices = _Choices(
+        store=store,
+        raw_store=raw_store or store,
+        ray=ray,
+        resolutions=tuple(sorted(set(resolutions))),
+        recipe=recipe,
+        max_reject_fraction=max_reject_fraction,
+        max_leaks=max_leaks,
+        keep_unlisted=keep_unlisted,
+        keep_versions=keep_versions,
+    )
+    sources = _sources(images, annotations, images_sha256, annotations_sha256)
+    with run_report(oxford_pets.DATASET, store) as report:
+        check(choices.store, choices.raw_store, ray)
+        known = look(sources["images"], sources["annotations"], choices.raw_store, oxford_pets.DATASET)
+        if known is None or keep_versions is not None or not _nothing_to_do(choices, known, report):
+            with writing(choices.store, oxford_pets.DATASET, raw_store=choices.raw_store) as right:
+                info = _write(choices, sources, known, right, report)
+        else:
+            info = known.info
     opened = store_access(store).open()
-    summary = {
+    return {
         "dataset": info.dataset,
         "store": opened.url,
-        "index": store_access(raw_store).open().uri(info.key),
-        "results": [
-            result_of(
-                manifests[resolution],
-                opened,
-                status="built" if resolution in missing else "unchanged",
-                seconds=seconds[resolution],
-            )
-            for resolution in wanted
-        ],
+        "index": store_access(choices.raw_store).open().uri(info.key),
+        "results": [result_of(outcome, opened) for outcome in report.by_resolution()],
     }
-    create_artifacts(summary, [manifests[resolution] for resolution in wanted])
-    return summary
 
 
-def _check_parameters(resolutions: Sequence[int], max_reject_fraction: float, max_leaks: int | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """The flow's parameters, sources apart; their meaning is in its docstring."""
+
+    store: str
+    raw_store: str
+    ray: str
+    resolutions: tuple[int, ...]
+    recipe: Recipe
+    max_reject_fraction: float
+    max_leaks: int | None
+    keep_unlisted: bool
+    keep_versions: int | None
+
+    def fingerprints(self, info: IndexInfo) -> dict[int, str]:
+        """The version that is wanted of each resolution."""
+        return {
+            resolution: fingerprint(info.digest, self.recipe, resolution, keep_unlisted=self.keep_unlisted)
+            for resolution in self.resolutions
+        }
+
+
+def _nothing_to_do(choices: _Choices, known: Unchanged, report: RunReport) -> bool:
+    """Whether all that is wanted is what readers get already."""
+    current = find_published(known.info.dataset, choices.fingerprints(known.info), choices.store, make_current=False)
+    if len(current) < len(choices.resolutions):
+        return False
+    for manifest in current.values():
+        report.add(Outcome(manifest, "unchanged", report.seconds))
+    return True
+
+
+def _write(
+    choices: _Choices, sources: Mapping[str, Source], known: Unchanged | None, right: Writing, report: RunReport
+) -> IndexInfo:
+    """Bring the store to what is wanted, as its one writer."""
+    if known is None:
+        _check_cluster(choices)
+        archives = _download(sources)
+        info = upload(archives["images"], archives["annotations"], choices.raw_store, oxford_pets.DATASET)
+        origin = sources_of(archives)
+    else:
+        info, origin = known.info, dict(known.sources)
+    wanted = choices.fingerprints(info)
+    published = find_published(info.dataset, wanted, choices.store)
+    for manifest in published.values():
+        report.add(Outcome(manifest, "unchanged", report.seconds))
+    missing = [resolution for resolution in wanted if resolution not in published]
+    if missing:
+        if known is not None:
+            _check_cluster(choices)
+        _build(choices, missing, info, origin, right, report)
+    if choices.keep_versions is not None:
+        policy = RetentionPolicy(keep_versions=choices.keep_versions)
+        clean_after_publishing(choices.store, info.dataset, policy, raw_store=choices.raw_store)
+    return info
+
+
+def _check_cluster(choices: _Choices) -> None:
+    """Before the work that a cluster which does not fit would waste: the download, where there is one."""
+    if choices.ray != LOCAL:
+        check_cluster_versions(choices.ray, choices.recipe)
+
+
+def _build(
+    choices: _Choices,
+    missing: Sequence[int],
+    info: IndexInfo,
+    origin: Mapping[str, ArchiveSource],
+    right: Writing,
+    report: RunReport,
+) -> None:
+    """Build, validate and publish the resolutions that are missing; nothing is published before all are valid."""
+    places = {"store": choices.store, "raw_store": choices.raw_store}
+    built = preprocess(
+        info,
+        **places,
+        ray=choices.ray,
+        resolutions=missing,
+        recipe=choices.recipe,
+        keep_unlisted=choices.keep_unlisted,
+        lease=right.run_id,
+    )
+    subjects = {
+        version.resolution: Subject(
+            dataset=info.dataset,
+            info=info,
+            recipe=choices.recipe,
+            version=version,
+            keep_unlisted=choices.keep_unlisted,
+            max_reject_fraction=choices.max_reject_fraction,
+            max_leaks=choices.max_leaks,
+            facts=known_facts(info.images_sha256, info.annotations_sha256),
+        )
+        for version in built.versions
+    }
+    findings = {
+        resolution: validate(subject, resolution=resolution, **places) for resolution, subject in subjects.items()
+    }
+    for resolution, subject in subjects.items():
+        published = publish(
+            subject, findings[resolution], built, origin, resolution=resolution, check_writer=right.check, **places
+        )
+        report.add(Outcome(published.manifest, "built", report.seconds, published.changes))
+
+
+def _check_parameters(
+    resolutions: Sequence[int], max_reject_fraction: float, max_leaks: int | None, keep_versions: int | None
+) -> None:
     if not resolutions:
         raise ConfigError(f"resolutions is empty: choose at least one out of {', '.join(map(str, RESOLUTIONS))}")
     if not 0 <= max_reject_fraction <= 1:
         raise ConfigError(f"max_reject_fraction is a share from 0 to 1, found {max_reject_fraction}")
     if max_leaks is not None and max_leaks < 0:
         raise ConfigError(f"max_leaks is a number of pairs, 0 or more, found {max_leaks}")
+    if keep_versions is not None and keep_versions < 1:
+        raise ConfigError(f"keep_versions is a number of versions, 1 or more, found {keep_versions}")
 
 
-def _download(
+def _sources(
     images: str, annotations: str, images_sha256: str | None, annotations_sha256: str | None
-) -> dict[str, Fetched]:
-    """Both archives, at the same time; the originals with their known digests and mirrors."""
+) -> dict[str, Source]:
+    """Both archives; the originals with their known digests and mirrors."""
     sources = {"images": Source(images, images_sha256), "annotations": Source(annotations, annotations_sha256)}
     if images == oxford_pets.IMAGES_URL:
         digest = images_sha256 or oxford_pets.IMAGES_SHA256
@@ -185,5 +271,10 @@ def _download(
     if annotations == oxford_pets.ANNOTATIONS_URL:
         digest = annotations_sha256 or oxford_pets.ANNOTATIONS_SHA256
         sources["annotations"] = Source(annotations, digest, oxford_pets.ANNOTATIONS_MIRRORS)
+    return sources
+
+
+def _download(sources: Mapping[str, Source]) -> dict[str, Fetched]:
+    """Both archives, at the same time."""
     pending = {what: download.submit(what, source) for what, source in sources.items()}
     return {what: future.result() for what, future in pending.items()}

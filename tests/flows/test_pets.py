@@ -21,7 +21,7 @@ from blocks.dataset_store import DatasetStore
 from blocks.ray_cluster import ClusterAccess, RayCluster
 from flows.command import main
 from flows.pets import pets, stop_job
-from imageshards.errors import ConfigError, TransientError
+from imageshards.errors import ConfigError, ImageShardsError
 from imageshards.sample import SampleArchives, SampleSpec, write_sample
 from tasks.ray_job import run_ray_job
 from tests.conftest import MOTO_KEYS, S3Server
@@ -96,14 +96,19 @@ def test_it_returns_a_summary_of_the_documented_form(finished: Finished) -> None
         "left_out": {},
         "repairs": {},
         "status": "built",
+        "published_at": result["published_at"],
+        "changes": result["changes"],
         "seconds": result["seconds"],
     }
+    assert result["changes"]["gist"].startswith("first version")
     assert result["seconds"] > 0
     assert json.loads(json.dumps(finished.summary)) == finished.summary
 
 
-def test_it_leaves_raw_data_and_shards_and_nothing_of_the_run(finished: Finished) -> None:
-    assert {name.split("/")[0] for name in files_of(finished.store)} == {"raw", "shards"}
+def test_it_leaves_raw_data_and_shards_and_of_the_run_one_lock_that_nobody_holds(finished: Finished) -> None:
+    assert {name.split("/")[0] for name in files_of(finished.store)} == {"raw", "shards", "locks"}
+    [lock] = [name for name in files_of(finished.store) if name.startswith("locks/")]
+    assert json.loads((finished.store / lock).read_text())["released"] is True
     assert [name for name in files_of(finished.store) if name.endswith("latest.json")] == [
         "shards/oxford-iiit-pet/224/latest.json"
     ]
@@ -117,6 +122,7 @@ def test_the_server_has_a_completed_run_with_few_task_runs(finished: Finished) -
     assert sorted(names) == sorted(
         [
             "check",
+            "look",
             "download images",
             "download annotations",
             "upload",
@@ -130,12 +136,21 @@ def test_the_server_has_a_completed_run_with_few_task_runs(finished: Finished) -
 
 def test_it_leaves_its_artifacts(finished: Finished) -> None:
     artifacts = finished.recorded.artifacts()
-    assert set(artifacts) >= {"summary", "rows-by-class", "rejects", "checks-224", "preprocess-progress"}
+    assert set(artifacts) >= {
+        "summary",
+        "changes",
+        "contact-sheet",
+        "where-the-time-went",
+        "rows-by-class",
+        "rejects",
+        "checks-224",
+        "preprocess-progress",
+    }
     assert "| 224 | built | 74 |" in artifacts["summary"].data
     rows = json.loads(artifacts["rows-by-class"].data)
     assert len(rows) == 37
     assert rows[0] == {"class": "Abyssinian", "test": 1, "trainval": 1}
-    assert json.loads(artifacts["rejects"].data) == [{"resolution": "all", "reason": "none", "images": 0}]
+    assert [reject["image"] for reject in json.loads(artifacts["rejects"].data)] == ["none"]
     assert {check["passed"] for check in json.loads(artifacts["checks-224"].data)} == {"yes"}
     assert artifacts["preprocess-progress"].data == 100.0
 
@@ -147,10 +162,12 @@ def test_a_second_run_is_unchanged_starts_no_ray_and_writes_no_object(
     summary = pets(**sources(drawn_sample), store=finished.reference)
     assert files_of(finished.store) == before
     [first], [second] = finished.summary["results"], summary["results"]
-    assert second == {**first, "status": "unchanged", "seconds": second["seconds"]}
+    assert second == {**first, "status": "unchanged", "changes": None, "seconds": second["seconds"]}
     names = [name.rsplit("-", 1)[0] for name in last_run().task_names()]
     assert not {"preprocess", "validate 224", "publish 224"} & set(names)
-    assert "| 224 | unchanged | 74 |" in last_run().artifacts()["summary"].data
+    artifacts = last_run().artifacts()
+    assert set(artifacts) == {"summary"}
+    assert "| 224 | unchanged | 74 |" in artifacts["summary"].data
 
 
 def test_another_resolution_builds_that_one_alone_and_the_command_prints_it_last(
@@ -166,8 +183,12 @@ def test_another_resolution_builds_that_one_alone_and_the_command_prints_it_last
         (299, "built"),
     ]
     after = files_of(finished.store)
-    assert {name: after[name] for name in before} == before
-    assert {"/".join(name.split("/")[:3]) for name in set(after) - set(before)} == {"shards/oxford-iiit-pet/299"}
+    assert {name: after[name] for name in before if not name.startswith("locks/")} == {
+        name: time for name, time in before.items() if not name.startswith("locks/")
+    }
+    assert {"/".join(name.split("/")[:3]) for name in set(after) - set(before) if name.startswith("shards/")} == {
+        "shards/oxford-iiit-pet/299"
+    }
 
 
 def test_too_many_rejects_publish_nothing_and_leave_the_checks_for_whoever_looks(
@@ -186,7 +207,10 @@ def test_too_many_rejects_publish_nothing_and_leave_the_checks_for_whoever_looks
     recorded = last_run()
     assert recorded.run.state is not None
     assert recorded.run.state.is_failed()
-    checks = json.loads(recorded.artifacts()["checks-224"].data)
+    artifacts = recorded.artifacts()
+    assert "# oxford-iiit-pet: failed" in artifacts["summary"].data
+    assert [reject["image"] for reject in json.loads(artifacts["rejects"].data)] == ["beagle_96"]
+    checks = json.loads(artifacts["checks-224"].data)
     [failed] = [check for check in checks if check["check"] == "reject-fraction"]
     assert failed["passed"] == "NO"
     assert "beagle_96" in failed["found"] + failed["examples"]
@@ -220,16 +244,19 @@ def test_no_secret_leaves_the_process_on_the_way_to_a_cluster(
     assert summary["results"][0]["status"] == "built"
     assert summary["store"] == f"s3://{bucket}/prefix"
     recorded = last_run()
-    [job] = [job for job in JobSubmissionClient(ray_head.address).list_jobs() if str(recorded.run.id) in str(job)]
-    assert set(job.runtime_env or {}) <= {"py_modules", "excludes", "_ray_commit"}
+    jobs = [job for job in JobSubmissionClient(ray_head.address).list_jobs() if str(recorded.run.id) in str(job)]
+    assert len(jobs) == 2  # one that looks what is installed there, one that works
+    assert all(set(job.runtime_env or {}) <= {"py_modules", "excludes", "_ray_commit"} for job in jobs)
     store = moto.store(bucket)
     shown = {
         "summary": json.dumps(summary),
         "run": recorded.run.model_dump_json(),
         "logs": "\n".join(recorded.messages()),
         "artifacts": "\n".join(artifact.model_dump_json() for artifact in recorded.artifacts().values()),
-        "job": job.model_dump_json(),
-        "job's log": JobSubmissionClient(ray_head.address).get_job_logs(job.submission_id or ""),
+        "jobs": "\n".join(job.model_dump_json() for job in jobs),
+        "jobs' logs": "\n".join(
+            JobSubmissionClient(ray_head.address).get_job_logs(job.submission_id or "") for job in jobs
+        ),
     }
     assert not [where for where, text in shown.items() if MARKER in text]
     assert any(b"block:marked-store" in path.read_bytes() for path in database_files())  # so one can search there
@@ -237,7 +264,7 @@ def test_no_secret_leaves_the_process_on_the_way_to_a_cluster(
     assert any(str(recorded.run.id).encode() in path.read_bytes() for path in ray_head.logs())
     assert not [path for path in ray_head.logs() if holds_marker(path)]
     assert not [info.key for info in store.list() if MARKER.encode() in store.get(info.key)]
-    assert {info.key.split("/")[1] for info in store.list()} == {"raw", "shards"}
+    assert {info.key.split("/")[1] for info in store.list()} == {"raw", "shards", "locks"}
 
 
 def test_a_run_that_is_gone_has_its_job_stopped_by_the_hook(
@@ -262,7 +289,7 @@ def test_a_run_that_is_gone_has_its_job_stopped_by_the_hook(
 
 
 def _run_job(cluster: ClusterAccess, run_id: UUID) -> None:
-    with pytest.raises(TransientError):
+    with pytest.raises(ImageShardsError, match="was stopped"):
         run_ray_job(cluster, str(run_id), [], lambda _: None)
 
 
