@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from botocore.exceptions import BotoCoreError
 from prefect.blocks.core import Block
@@ -23,14 +24,20 @@ class StoreAccess:
     Attributes:
         spec: The store, without any secret.
         credentials: Keys; None where the process's environment or role has them.
+        public_url: Where people reach the store in a browser; None where they do not.
     """
 
     spec: StoreSpec
     credentials: Credentials | None = None
+    public_url: str | None = None
 
     def open(self) -> Store:
         """Open the store."""
         return open_store(self.spec, credentials=self.credentials)
+
+    def link(self, key: str) -> str | None:
+        """The address of an object for a browser; None where there is none."""
+        return f"{self.public_url.rstrip('/')}/{quote(key)}" if self.public_url else None
 
     def environment(self, prefix: str) -> Mapping[str, str]:
         """Environment variables that hand the credentials to a child process, see `StoreSpec.credentials_env`."""
@@ -62,6 +69,12 @@ class DatasetStore(Block):
     )
     endpoint_url: str | None = Field(default=None, title="Endpoint URL", description="S3 server, unless it is AWS.")
     region: str | None = Field(default=None, description="Region of the bucket.")
+    public_url: str | None = Field(
+        default=None,
+        title="Public URL",
+        description="Where people reach this place in a browser, for links to reports: a static site, a proxy. It is "
+        "shown to everybody who sees a run, so nothing signed and no password.",
+    )
 
     @field_validator("credentials", mode="before")
     @classmethod
@@ -75,7 +88,7 @@ class DatasetStore(Block):
         """The store and its credentials as the core takes them.
 
         Raises:
-            ConfigError: URL, endpoint or region cannot be right, or the credentials are incomplete.
+            ConfigError: A URL, endpoint or region cannot be right, or the credentials are incomplete.
         """
         held = self.credentials
         spec = StoreSpec(
@@ -83,7 +96,7 @@ class DatasetStore(Block):
             endpoint_url=self.endpoint_url or (held.aws_client_parameters.endpoint_url if held else None) or None,
             region=self.region or (held.region_name if held else None) or None,
         )
-        return StoreAccess(spec, _credentials(held))
+        return StoreAccess(spec, _credentials(held), _public_url(self.public_url))
 
 
 def store_access(reference: str) -> StoreAccess:
@@ -94,6 +107,24 @@ def store_access(reference: str) -> StoreAccess:
     """
     block = load_block(DatasetStore, reference)
     return block.access() if block else StoreAccess(StoreSpec(url=reference))
+
+
+def _public_url(url: str | None) -> str | None:
+    """The address as it may be shown. One with a query is refused, for that is where signatures are."""
+    if not url:
+        return None
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigError("the public URL of a dataset-store block starts with http:// or https:// and a host")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ConfigError(
+            "the public URL of a dataset-store block holds a user, a query or a fragment, and would be shown in links: "
+            "give the plain address that everybody may see"
+        )
+    return url
 
 
 def _credentials(held: AwsCredentials | MinIOCredentials | None) -> Credentials | None:

@@ -4,6 +4,7 @@
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_REGION: its keys and server
     IMAGESHARDS_RAY_ADDRESS    `local` or http(s)://head:8265    → ray-cluster block
     RAY_AUTH_TOKEN             its token
+    IMAGESHARDS_RAY_CODE       `travels` (the default) or `installed`: how the cluster gets the code
 
 Idempotent: a block of the same name is overwritten. Secrets are read from the environment and never printed. Keys that
 expire (AWS_SESSION_TOKEN) are refused: the nightly run would outlive them, and Prefect shows their token in clear.
@@ -15,13 +16,14 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import cast, get_args
 
 from prefect_aws import AwsCredentials
 from prefect_aws.client_parameters import AwsClientParameters
 from pydantic import SecretStr
 
 from blocks.dataset_store import DatasetStore
-from blocks.ray_cluster import RayCluster
+from blocks.ray_cluster import Code, RayCluster
 from imageshards.errors import ConfigError
 
 
@@ -59,13 +61,16 @@ def cluster_block(environment: Mapping[str, str]) -> RayCluster | None:
     """The ray-cluster block that the environment describes; None where it names no cluster.
 
     Raises:
-        ConfigError: The address is none of the Jobs API.
+        ConfigError: The address is none of the Jobs API, or the code can come in no such way.
     """
     address = environment.get("IMAGESHARDS_RAY_ADDRESS")
     if not address:
         return None
     token = environment.get("RAY_AUTH_TOKEN")
-    block = RayCluster(address=address, token=SecretStr(token) if token else None)
+    code = environment.get("IMAGESHARDS_RAY_CODE") or "travels"
+    if code not in get_args(Code):
+        raise ConfigError(f"IMAGESHARDS_RAY_CODE is one of {', '.join(get_args(Code))}, found {code!r}")
+    block = RayCluster(address=address, token=SecretStr(token) if token else None, code=cast("Code", code))
     block.access()
     return block
 

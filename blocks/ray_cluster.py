@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
 
 from prefect.blocks.core import Block
@@ -13,6 +14,12 @@ from blocks.references import load_block
 from imageshards.errors import ConfigError
 
 LOCAL = "local"
+
+Code = Literal["travels", "installed"]
+"""How the cluster gets the package imageshards: with each job, or out of its own image."""
+
+OUTAGE_SECONDS = 120.0
+"""How long a cluster may be out of reach, unless told otherwise: a head's pod that is replaced is back within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +32,8 @@ class ClusterAccess:
         driver_cpus: CPUs that the driver program takes; 0 leaves them to the work.
         driver_memory_bytes: Memory that the driver asks for; None asks for none.
         python: Command that starts Python on the cluster's head.
+        code: Whether the package imageshards is sent with each job, or lies in the cluster's image.
+        outage_seconds: How long the cluster may be out of reach before waiting for its job is given up.
     """
 
     address: str
@@ -32,6 +41,8 @@ class ClusterAccess:
     driver_cpus: float = 0
     driver_memory_bytes: int | None = None
     python: str = "python"
+    code: Code = "travels"
+    outage_seconds: float = OUTAGE_SECONDS
 
     @property
     def is_local(self) -> bool:
@@ -46,11 +57,40 @@ class RayCluster(Block):
     _block_type_slug = "ray-cluster"
     _description = "A Ray cluster, addressed over its Jobs API."
 
-    address: str = Field(description="http(s)://head:8265, or `local` to start Ray on the machine of the flow.")
-    token: SecretStr | None = Field(default=None, description="Authentication token, where the cluster asks for one.")
-    driver_cpus: float = Field(default=0, ge=0, title="Driver CPUs", description="CPUs that the driver program takes.")
-    driver_memory_bytes: int | None = Field(default=None, ge=0, description="Memory that the driver program asks for.")
-    python: str = Field(default="python", description="Command that starts Python on the cluster's head.")
+    address: str = Field(
+        title="Address", description="http(s)://head:8265, or `local` to start Ray on the machine of the flow."
+    )
+    token: SecretStr | None = Field(
+        default=None, title="Token", description="Ray's authentication token, where the cluster asks for one."
+    )
+    code: Code = Field(
+        default="travels",
+        title="Code",
+        description="travels: the package imageshards is sent with each job (0.8 MB). "
+        "installed: nothing is sent, the cluster's image has it, of the flow's own version.",
+    )
+    python: str = Field(
+        default="python", title="Python", description="Command that starts Python on the cluster's head."
+    )
+    driver_cpus: float = Field(
+        default=0,
+        ge=0,
+        title="Driver CPUs",
+        description="CPUs that the driver program takes. 0: it runs on the head and leaves all CPUs to the work.",
+    )
+    driver_memory_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        title="Driver memory (bytes)",
+        description="Memory that the driver program asks for; it may then run on any node. Empty: it asks for none.",
+    )
+    outage_seconds: float = Field(
+        default=OUTAGE_SECONDS,
+        ge=0,
+        le=3600,
+        title="Outage (seconds)",
+        description="How long a run waits for a cluster that stopped answering, before it tries again and then fails.",
+    )
 
     def access(self) -> ClusterAccess:
         """The cluster as the preprocess task takes it.
@@ -60,7 +100,13 @@ class RayCluster(Block):
         """
         token = self.token.get_secret_value() if self.token else None
         return ClusterAccess(
-            check_address(self.address), token, self.driver_cpus, self.driver_memory_bytes, self.python
+            check_address(self.address),
+            token,
+            self.driver_cpus,
+            self.driver_memory_bytes,
+            self.python,
+            self.code,
+            self.outage_seconds,
         )
 
 

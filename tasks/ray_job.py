@@ -1,66 +1,51 @@
 """Runs the driver as a job of a Ray cluster, over its Jobs API.
 
 A job's id follows from the flow run alone, so that a task that is tried again finds the job of its predecessor and
-waits for it, and a hook in another process finds it to stop it.
+waits for it, and a hook in another process finds it to stop it. Its metadata say which dataset it writes, so that a
+later run finds what an earlier one left behind.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-import imageshards
 from blocks.ray_cluster import ClusterAccess
-from imageshards.errors import ConfigError, ImageShardsError, StoreError, TransientError
+from imageshards.errors import ImageShardsError, TransientError
+from tasks.ray_api import DRIVER_MODULES, LIVE, connect, entrypoint, job_status, ray_errors, runtime_env, stop_jobs
 
 if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
-REQUEST_TIMEOUT_SECONDS = (5, 60)
-"""To connect, and to wait for an answer; Ray's own client has no limit."""
+    from ray.job_submission import JobDetails, JobSubmissionClient
 
 FIRST_POLL_SECONDS = 0.5
 LONGEST_POLL_SECONDS = 5.0
-STOP_TIMEOUT_SECONDS = 15.0
-OUTAGE_SECONDS = 120.0
-"""How long a cluster may be out of reach before waiting for its job is given up."""
+
+RUN_KEY, STORE_KEY, DATASET_KEY = "imageshards_run", "imageshards_store", "imageshards_dataset"
+
+PROBE_ID = re.compile(r"imageshards-(?P<run>.+)-probe-(?P<number>\d+)")
+"""Ids of the jobs that look at what is installed, see `tasks.ray_versions`."""
 
 _MAX_JOBS = 20
-_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-_LIVE = ("PENDING", "RUNNING")
-
-_HTTP_MISSING = re.compile(r"status code 404\b")
-"""In the text of Ray's error, which is all that tells; the ids of jobs, in that text too, may hold any digits."""
+_EXIT_BY_SIGNAL = 128
+"""And the signal's number: the exit status of a program that caught it and cleaned up."""
 
 
-def check_cluster(cluster: ClusterAccess) -> str:
-    """Ask the cluster for its version of Ray, which must be ours.
-
-    Raises:
-        TransientError: Nothing answers.
-        StoreError: The cluster refuses.
-        ConfigError: It runs another version of Ray.
-    """
-    import ray  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
-
-    with _ray_errors(cluster):
-        found = str(_client(cluster)._do_request("GET", "/api/version").json()["ray_version"])
-    if found != ray.__version__:
-        raise ConfigError(
-            f"the Ray cluster at {cluster.address} runs Ray {found}, this installation has {ray.__version__}: "
-            "install the same version on both sides"
-        )
-    return found
+def job_metadata(run_id: str, *, store_url: str, dataset: str) -> dict[str, str]:
+    """What a job tells about itself, on the dashboard and to `stop_orphans`; a store's URL holds no secret."""
+    return {RUN_KEY: run_id, STORE_KEY: store_url, DATASET_KEY: dataset}
 
 
-def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_line: Callable[[str], None]) -> None:
+def run_ray_job(
+    cluster: ClusterAccess,
+    run_id: str,
+    arguments: list[str],
+    on_line: Callable[[str], None],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    has_result: Callable[[], bool] = lambda: True,
+) -> None:
     """Submit the driver, or attach to the job that this flow run submitted before, and wait for its end.
 
     Args:
@@ -68,13 +53,17 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
         run_id: Id of the flow run.
         arguments: The driver's arguments; they are shown on the cluster's dashboard.
         on_line: Gets each line of the driver's output.
+        metadata: See `job_metadata`; shown on the cluster's dashboard.
+        has_result: Whether what a job that succeeded has left still lies there. A flow run that is started again as a
+            whole finds its job of the first time, whose result was used up: that one is run anew.
 
     Raises:
-        TransientError: The cluster was out of reach for long, or the job was killed or stopped.
-        ImageShardsError: The driver ended with an error; where that is one of ours, its output tells which.
+        TransientError: The cluster was out of reach for long, or lost the job, or killed it.
+        ImageShardsError: A person stopped the job, or the driver ended with an error; where that is one of ours, its
+            output tells which.
     """
-    client = _client(cluster)
-    job_id = _submit_or_attach(client, cluster, run_id, arguments)
+    client = connect(cluster)
+    job_id = _submit_or_attach(client, cluster, run_id, arguments, dict(metadata or {}), has_result)
     try:
         status = _wait(client, cluster, job_id, on_line)
     except TransientError:
@@ -86,65 +75,100 @@ def run_ray_job(cluster: ClusterAccess, run_id: str, arguments: list[str], on_li
             error.add_note(f"Ray job {job_id} may still run: {failure.message}")
         raise
     if status != "SUCCEEDED":
-        with _ray_errors(cluster):
+        with ray_errors(cluster):
             info = client.get_job_info(job_id)
-        kind = ImageShardsError if (info.driver_exit_code or 0) > 0 else TransientError
-        message = info.message or "no message"
-        raise kind(f"Ray job {job_id} on {cluster.address} ended as {status}: {message[-2000:]}", job_id=job_id)
+        raise _failure(cluster, info, status)
 
 
 def stop_ray_jobs(cluster: ClusterAccess, run_id: str) -> list[str]:
-    """Stop what a flow run left running on the cluster, and wait until it has stopped; returns the jobs' ids."""
-    client = _client(cluster)
-    with _ray_errors(cluster):
-        live = [job_id for job_id in _job_ids(run_id) if _status(client, job_id) in _LIVE]
-        for job_id in live:
-            client.stop_job(job_id)
-        deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-        while time.monotonic() < deadline and any(_status(client, job_id) in _LIVE for job_id in live):
-            time.sleep(FIRST_POLL_SECONDS)
+    """Stop what a flow run left running on the cluster, and wait until it has stopped; returns the jobs' ids.
+
+    Raises:
+        TransientError: The cluster does not answer, or a job still runs after 15 s.
+    """
+    client = connect(cluster)
+    with ray_errors(cluster):
+        jobs = client.list_jobs()
+    ours = re.compile(rf"imageshards-{re.escape(run_id)}-(probe-)?\d+")
+    live = sorted(
+        job.submission_id
+        for job in jobs
+        if job.submission_id and ours.fullmatch(job.submission_id) and str(job.status.value) in LIVE
+    )
+    stop_jobs(client, cluster, live)
     return live
+
+
+def stop_orphans(cluster: ClusterAccess, *, store_url: str, dataset: str, run_id: str) -> list[str]:
+    """Stop jobs of other flow runs that write the same dataset of the same store; returns their ids.
+
+    Whoever holds the dataset's writer lock may do so: a job that a live run waits for is that run's own.
+
+    Args:
+        cluster: The cluster.
+        store_url: The store's URL, as `job_metadata` got it.
+        dataset: Name of the dataset.
+        run_id: Id of this flow run, whose own jobs are left alone.
+
+    Raises:
+        TransientError: The cluster does not answer, or a job still runs after 15 s.
+    """
+    wanted = job_metadata(run_id, store_url=store_url, dataset=dataset)
+    client = connect(cluster)
+    with ray_errors(cluster):
+        jobs = client.list_jobs()
+    orphans = [job.submission_id for job in jobs if job.submission_id and _is_orphan(job, wanted)]
+    stop_jobs(client, cluster, orphans)
+    return orphans
+
+
+def _is_orphan(job: JobDetails, wanted: Mapping[str, str]) -> bool:
+    found = job.metadata or {}
+    same = all(found.get(key) == wanted[key] for key in (STORE_KEY, DATASET_KEY))
+    return str(job.status.value) in LIVE and same and found.get(RUN_KEY) != wanted[RUN_KEY]
 
 
 def _job_ids(run_id: str) -> list[str]:
     return [f"imageshards-{run_id}-{attempt}" for attempt in range(1, _MAX_JOBS + 1)]
 
 
-def _submit_or_attach(client: JobSubmissionClient, cluster: ClusterAccess, run_id: str, arguments: list[str]) -> str:
+def _submit_or_attach(
+    client: JobSubmissionClient,
+    cluster: ClusterAccess,
+    run_id: str,
+    arguments: list[str],
+    metadata: dict[str, str],
+    has_result: Callable[[], bool],
+) -> str:
     for job_id in _job_ids(run_id):
-        with _ray_errors(cluster):
-            status = _status(client, job_id)
-            if status is None:
-                return client.submit_job(
-                    submission_id=job_id,
-                    entrypoint=_entrypoint(cluster, arguments),
-                    entrypoint_num_cpus=cluster.driver_cpus or None,
-                    entrypoint_memory=cluster.driver_memory_bytes,
-                    runtime_env={
-                        "py_modules": [str(Path(imageshards.__file__).parent)],
-                        "excludes": ["__pycache__", "*.pyc"],
-                    },
-                )
-        if status in (*_LIVE, "SUCCEEDED"):
+        with ray_errors(cluster):
+            status = job_status(client, job_id)
+        if status is None:
+            _submit(client, cluster, job_id, arguments, metadata)
+            return job_id
+        if status in LIVE or (status == "SUCCEEDED" and has_result()):
             return job_id
     raise TransientError(f"{_MAX_JOBS} Ray jobs of this flow run failed; look at their logs on {cluster.address}")
 
 
-def _entrypoint(cluster: ClusterAccess, arguments: list[str]) -> str:
-    """A shell line that runs the driver with the first Python of the head that has Ray.
-
-    The head may have been started from a virtual environment that is not on its path: on the flow's own machine that
-    is this one.
-    """
-    candidates = " ".join(shlex.quote(python) for python in dict.fromkeys((cluster.python, "python3", sys.executable)))
-    needed = ("ray", "obstore", "simplejpeg", "cykooz_resizer")
-    probe = f"import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, {needed})))"
-    driver = shlex.join(["-m", "imageshards.ray_driver", *arguments])
-    return (
-        f"for python in {candidates}; do "
-        f'if "$python" -c {shlex.quote(probe)} 2>/dev/null; then exec "$python" {driver}; fi; done; '
-        f"echo no Python with {' '.join(needed)} on this node: tried {candidates} >&2; exit 1"
-    )
+def _submit(
+    client: JobSubmissionClient, cluster: ClusterAccess, job_id: str, arguments: list[str], metadata: dict[str, str]
+) -> None:
+    try:
+        with ray_errors(cluster):
+            client.submit_job(
+                submission_id=job_id,
+                entrypoint=entrypoint(cluster, ["-m", "imageshards.ray_driver", *arguments], modules=[DRIVER_MODULES]),
+                entrypoint_num_cpus=cluster.driver_cpus or None,
+                entrypoint_memory=cluster.driver_memory_bytes,
+                runtime_env=runtime_env(cluster),
+                metadata=metadata,
+            )
+    except TransientError:
+        with ray_errors(cluster):
+            if job_status(client, job_id) is None:
+                raise
+        # The answer was lost, or somebody else submitted the same job in the same moment: it is there.
 
 
 def _wait(client: JobSubmissionClient, cluster: ClusterAccess, job_id: str, on_line: Callable[[str], None]) -> str:
@@ -154,90 +178,42 @@ def _wait(client: JobSubmissionClient, cluster: ClusterAccess, job_id: str, on_l
     last_answer = time.monotonic()
     while True:
         try:
-            with _ray_errors(cluster):
-                status = _status(client, job_id)
+            with ray_errors(cluster):
+                status = job_status(client, job_id)
                 logs = "" if status is None else client.get_job_logs(job_id)
             last_answer = time.monotonic()
         except TransientError as error:
-            if time.monotonic() - last_answer > OUTAGE_SECONDS:
+            if time.monotonic() - last_answer > cluster.outage_seconds:
                 raise TransientError(
-                    f"the Ray cluster at {cluster.address} did not answer for {OUTAGE_SECONDS:.0f} s "
+                    f"the Ray cluster at {cluster.address} did not answer for {cluster.outage_seconds:.0f} s "
                     f"while job {job_id} ran: {error.message}"
                 ) from error
             status, logs = "RUNNING", ""
-        complete = logs.rfind("\n") + 1 if status in _LIVE else len(logs)
+        complete = logs.rfind("\n") + 1 if status in LIVE else len(logs)
         for line in logs[seen:complete].splitlines():
             on_line(line)
         seen = max(seen, complete)
         if status is None:
             raise TransientError(
-                f"the Ray cluster at {cluster.address} does not know job {job_id} any more: was it restarted?"
+                f"the Ray cluster at {cluster.address} does not know job {job_id} any more: its head was started anew "
+                "and knows no job; finished shards are kept, the rest is submitted again"
             )
-        if status not in _LIVE:
+        if status not in LIVE:
             return status
         time.sleep(pause)
         pause = min(pause * 1.2, LONGEST_POLL_SECONDS)
 
 
-def _status(client: JobSubmissionClient, job_id: str) -> str | None:
-    """The status of a job; None where the cluster knows no such job."""
-    try:
-        return str(client.get_job_status(job_id).value)
-    except RuntimeError as error:
-        if _HTTP_MISSING.search(str(error)):
-            return None
-        raise
-
-
-def _client(cluster: ClusterAccess) -> JobSubmissionClient:
-    from ray.job_submission import JobSubmissionClient  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
-
-    class Client(JobSubmissionClient):
-        """Ray's client with a limit to each request."""
-
-        def _do_request(self, *arguments: Any, **options: Any) -> Any:
-            return super()._do_request(*arguments, **{"timeout": REQUEST_TIMEOUT_SECONDS, **options})
-
-    headers = {"Authorization": f"Bearer {cluster.token}"} if cluster.token else None
-    try:
-        with _ray_errors(cluster), _without(_ADDRESS_VARIABLES):
-            return Client(cluster.address, headers=headers)
-    except (LookupError, TypeError, ValueError) as error:  # it looks for Ray's version in whatever JSON it gets
-        raise ConfigError(f"what answers at {cluster.address} is not Ray's Jobs API: check address and port") from error
-
-
-@contextmanager
-def _ray_errors(cluster: ClusterAccess) -> Iterator[None]:
-    from ray.exceptions import AuthenticationError  # noqa: PLC0415 (heavy; only runs that use a cluster need it)
-
-    try:
-        yield
-    except AuthenticationError as error:
-        raise StoreError(
-            f"the Ray cluster at {cluster.address} refuses: {_first_line(error)}; put its token into a "
-            "ray-cluster block, or into RAY_AUTH_TOKEN"
-        ) from error
-    except RuntimeError as error:
-        raise TransientError(
-            f"the Ray cluster at {cluster.address} answers with an error: {str(error)[-2000:]}"
-        ) from error
-    except OSError as error:  # requests' and Ray's own ConnectionError among them
-        raise TransientError(
-            f"no Ray cluster answers at {cluster.address}: {_first_line(error)}; check the address "
-            "(the Jobs API listens on the dashboard's port, 8265 by default) and that the head runs"
-        ) from error
-
-
-@contextmanager
-def _without(names: tuple[str, ...]) -> Iterator[None]:
-    """Ray lets these variables override the address it is given."""
-    held = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(held)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+def _failure(cluster: ClusterAccess, info: JobDetails, status: str) -> ImageShardsError:
+    """The error for a job that did not succeed: for good where trying again cannot help, or is not wanted."""
+    job_id = info.submission_id
+    if status == "STOPPED":
+        return ImageShardsError(
+            f"Ray job {job_id} on {cluster.address} was stopped, in Ray's dashboard or by another program; it is not "
+            "started again by itself: run the flow again, finished shards are kept",
+            job_id=job_id,
+        )
+    ended_itself = 0 < (info.driver_exit_code or 0) <= _EXIT_BY_SIGNAL
+    kind = ImageShardsError if ended_itself else TransientError
+    message = info.message or "no message"
+    return kind(f"Ray job {job_id} on {cluster.address} ended as {status}: {message[-2000:]}", job_id=job_id)

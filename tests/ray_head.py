@@ -30,10 +30,16 @@ class RayHead:
     Attributes:
         address: Of its Jobs API.
         folder: Its temporary folder, logs included.
+        process_id: Of `ray start`, and of the group of processes that it leads.
     """
 
     address: str
     folder: Path
+    process_id: int
+
+    def kill(self) -> None:
+        """End it as a power failure does; what Ray keeps in memory is gone."""
+        os.killpg(self.process_id, signal.SIGKILL)
 
     def logs(self) -> Iterator[Path]:
         """Every log file of every process of the cluster."""
@@ -41,8 +47,16 @@ class RayHead:
 
 
 @contextmanager
-def running_ray_head(*, token: str | None = None, env: Mapping[str, str] | None = None) -> Iterator[RayHead]:
-    """Start a head with two CPUs; it asks for a token where one is given, and for none otherwise."""
+def running_ray_head(
+    *, token: str | None = None, env: Mapping[str, str] | None = None, dashboard_port: int | None = None
+) -> Iterator[RayHead]:
+    """Start a head with two CPUs; it asks for a token where one is given, and for none otherwise.
+
+    Args:
+        token: The token.
+        env: Variables of its environment.
+        dashboard_port: Where its Jobs API listens, for one that takes another's place; a free one unless given.
+    """
     folder = Path(
         tempfile.mkdtemp(prefix="rayt-", dir="/tmp")
     )  # short: the path of a socket has at most 107 characters
@@ -65,6 +79,8 @@ def running_ray_head(*, token: str | None = None, env: Mapping[str, str] | None 
         "node-manager-port",
         "ray-client-server-port",
     )
+    if dashboard_port is not None:
+        ports["dashboard-port"] = dashboard_port
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     command += [f"--{name}={port}" for name, port in ports.items()]
     command += [f"--min-worker-port={WORKER_PORTS[0]}", f"--max-worker-port={WORKER_PORTS[1]}"]
@@ -82,7 +98,7 @@ def running_ray_head(*, token: str | None = None, env: Mapping[str, str] | None 
         )
     try:
         _wait_for(address, process, log)
-        yield RayHead(address, folder)
+        yield RayHead(address, folder, process.pid)
     finally:
         _stop(process)
         shutil.rmtree(folder, ignore_errors=True)

@@ -208,3 +208,29 @@ def test_an_impossible_store_is_refused_without_showing_secrets(url: str, endpoi
 def test_a_plain_reference_is_a_folder_or_a_url(tmp_path: Path) -> None:
     assert store_access(str(tmp_path)) == StoreAccess(StoreSpec(url=str(tmp_path)))
     assert store_access(URL).spec.url == URL
+
+
+def test_a_public_url_makes_links_that_hold_any_key() -> None:
+    access = DatasetStore(url=URL, public_url="https://data.example.org/pets/").access()
+    assert access.link("shards/a b/#1%.html") == "https://data.example.org/pets/shards/a%20b/%231%25.html"
+    assert DatasetStore(url=URL).access().link("shards/x") is None
+    assert DatasetStore(url=URL, public_url="").access().link("shards/x") is None
+    assert store_access("data").link("shards/x") is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "data.example.org",
+        "javascript:alert(1)",
+        "https://",
+        "https://[1",
+        f"https://user:{SECRET}@data.example.org",
+        f"https://data.example.org/?X-Amz-Signature={SECRET}",
+        f"https://data.example.org/#{SECRET}",
+    ],
+)
+def test_a_public_url_that_is_none_or_holds_a_secret_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigError, match="public URL") as caught:
+        DatasetStore(url=URL, public_url=url).access()
+    assert SECRET not in str(caught.value)

@@ -73,6 +73,7 @@ def test_its_default_names_are_those_of_the_deployments(prefect_api: str, monkey
         {name: value for name, value in STORE.items() if name != "AWS_SECRET_ACCESS_KEY"},
         {name: value for name, value in STORE.items() if name != "AWS_ACCESS_KEY_ID"},
         {**STORE, "AWS_SESSION_TOKEN": SECRET},
+        {"IMAGESHARDS_RAY_ADDRESS": "http://head:8265", "IMAGESHARDS_RAY_CODE": "flies"},
         {"IMAGESHARDS_RAY_ADDRESS": f"http://user:{SECRET}@head:8265"},
         {"IMAGESHARDS_STORE_URL": f"s3://user:{SECRET}@bucket"},
     ],
@@ -113,6 +114,12 @@ def test_without_a_token_the_cluster_is_asked_without() -> None:
     block = cluster_block({"IMAGESHARDS_RAY_ADDRESS": "local", "RAY_AUTH_TOKEN": ""})
     assert block is not None
     assert block.access() == ClusterAccess("local")
+
+
+def test_the_environment_may_say_that_the_image_has_the_code() -> None:
+    block = cluster_block({"IMAGESHARDS_RAY_ADDRESS": "http://head:8265", "IMAGESHARDS_RAY_CODE": "installed"})
+    assert block is not None
+    assert block.access() == ClusterAccess("http://head:8265", code="installed")
 
 
 def test_an_environment_that_names_neither_gives_neither() -> None:

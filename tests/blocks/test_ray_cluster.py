@@ -7,7 +7,7 @@ from pydantic import SecretStr, ValidationError
 
 from blocks.ray_cluster import ClusterAccess, RayCluster, check_address, cluster_access
 from imageshards.errors import ConfigError
-from tests.blocks.saved import SECRET, new_name, what_the_server_shows
+from tests.blocks.saved import SECRET, new_name, overwrite_data, what_the_server_shows
 
 ADDRESS = "http://head:8265"
 
@@ -15,10 +15,16 @@ ADDRESS = "http://head:8265"
 def test_a_saved_block_comes_back_as_it_was(prefect_api: str) -> None:
     name = new_name()
     block = RayCluster(
-        address=ADDRESS + "/", token=SecretStr(SECRET), driver_cpus=1.5, driver_memory_bytes=2**30, python="python3.12"
+        address=ADDRESS + "/",
+        token=SecretStr(SECRET),
+        driver_cpus=1.5,
+        driver_memory_bytes=2**30,
+        python="python3.12",
+        code="installed",
+        outage_seconds=600,
     )
     block.save(name)
-    assert cluster_access(f"block:{name}") == ClusterAccess(ADDRESS, SECRET, 1.5, 2**30, "python3.12")
+    assert cluster_access(f"block:{name}") == ClusterAccess(ADDRESS, SECRET, 1.5, 2**30, "python3.12", "installed", 600)
     assert SECRET not in what_the_server_shows()
 
 
@@ -92,7 +98,26 @@ def test_an_address_of_rays_client_protocol_is_told_what_to_use_instead() -> Non
         check_address("ray://head:10001")
 
 
-@pytest.mark.parametrize("field", ["driver_cpus", "driver_memory_bytes"])
+def test_a_block_saved_before_there_were_new_fields_means_what_it_meant(prefect_api: str) -> None:
+    name = new_name()
+    document = RayCluster(address=ADDRESS).save(name)
+    overwrite_data(document, {"address": ADDRESS, "driver_cpus": 0, "driver_memory_bytes": None, "python": "python"})
+    assert cluster_access(f"block:{name}") == ClusterAccess(ADDRESS)
+
+
+def test_the_form_has_its_fields_in_the_order_of_use_each_with_title_and_help() -> None:
+    fields = RayCluster.model_json_schema()["properties"]
+    assert list(fields)[:3] == ["address", "token", "code"]
+    assert fields["code"]["enum"] == ["travels", "installed"]
+    assert all(field["title"] and field["description"].endswith(".") for field in fields.values())
+
+
+def test_the_code_comes_in_one_of_two_ways() -> None:
+    with pytest.raises(ValidationError, match="code"):
+        RayCluster(address=ADDRESS, code="flies")
+
+
+@pytest.mark.parametrize("field", ["driver_cpus", "driver_memory_bytes", "outage_seconds"])
 def test_resources_are_not_negative(field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         RayCluster(address=ADDRESS, **{field: -1})

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 from prefect import flow
 
 from imageshards.errors import ConfigError, ImageShardsError, ObjectMissingError, StoreError, TransientError
-from tasks.check import check
+from tasks.check import check, check_cluster_versions
+from tasks.ray_versions import Installation
 from tests.conftest import S3Server
 from tests.ray_head import RayHead
 
@@ -19,6 +23,32 @@ NOBODY = "http://127.0.0.1:1"
 def checking(store: str, raw_store: str, ray: str) -> None:
     """A flow that does nothing else."""
     check(store, raw_store, ray)
+
+
+@flow
+def looking(ray: str) -> None:
+    """A flow that looks at a cluster."""
+    check_cluster_versions(ray)
+
+
+def test_the_look_at_a_cluster_logs_what_it_found_and_a_local_one_needs_none(
+    prefect_api: str, ray_head: RayHead, caplog: pytest.LogCaptureFixture
+) -> None:
+    looking("local")
+    assert "fits" not in caplog.text
+    looking(ray_head.address)
+    assert (
+        f"Ray cluster {ray_head.address} fits: Python {platform.python_version()}, Ray {ray.__version__}" in caplog.text
+    )
+
+
+def test_the_look_fails_for_good_where_something_does_not_fit(
+    prefect_api: str, ray_head: RayHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = Installation.here()
+    monkeypatch.setattr(Installation, "here", lambda: replace(here, python="3.99.0"))
+    with pytest.raises(ConfigError, match=r"does not fit: it runs Python .*, this installation has 3\.99\.0"):
+        looking(ray_head.address)
 
 
 def test_it_passes_where_everything_answers(

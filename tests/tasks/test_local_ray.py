@@ -175,3 +175,17 @@ def test_an_exit_status_that_stands_for_a_signal_is_a_transient_error(
     monkeypatch.setattr(sys, "executable", str(driver))
     with pytest.raises(TransientError, match=r"signal 15; its last lines:\nits last words"):
         run_local_driver([], {}, lambda _: None)
+
+
+def test_what_the_driver_prints_of_its_secrets_is_not_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "driver"
+    driver.write_text(f'#!/bin/sh\necho "key: ${SECRET_VARIABLE}"\nexit 1\n')
+    driver.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(driver))
+    lines: list[str] = []
+    with pytest.raises(ImageShardsError, match=r"key: \*\*\*") as caught:
+        run_local_driver([], {SECRET_VARIABLE: SECRET}, lines.append)
+    assert lines == ["key: ***"]
+    assert SECRET not in caught.value.message

@@ -1,133 +1,56 @@
-"""What becomes of the driver's output: progress, log lines, the error that ended it."""
+"""preprocess: what its line tells, and what no line of the driver may show."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from prefect_aws import AwsCredentials
+from pydantic import SecretStr
 
-import pytest
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-from prefect.client.schemas.objects import Artifact
-from prefect.runtime import flow_run
-
-from imageshards.errors import Check, ConfigError, ImageShardsError, ObjectMissingError, TransientError, ValidationError
-from imageshards.job import driver_line
-from tasks import preprocess
-from tasks.preprocess import _DriverOutput
-from tasks.progress import StepProgress
+from blocks.dataset_store import DatasetStore, store_access
+from blocks.ray_cluster import ClusterAccess
+from imageshards.job import JobResult, VersionResult
+from imageshards.shard_file import Reject, ShardResult
+from tasks.preprocess import _secrets, counts
 
 
-class Records(logging.Handler):
-    """Keeps what was logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[tuple[int, str]] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append((record.levelno, record.getMessage()))
+def shard(resolution: int, name: str, *, rejects: int = 0, reused: bool = False) -> ShardResult:
+    refused = Reject("a", "raw/a.jpg", "0" * 64, "test", "pug", "truncated", "cut off")
+    return ShardResult(resolution, name, "test", 20, 10, 1000, "s", "i", (refused,) * rejects, reused=reused)
 
 
-@dataclass(frozen=True)
-class Listener:
-    """The driver's output and where its log lines go."""
-
-    output: _DriverOutput
-    records: list[tuple[int, str]]
-
-
-@pytest.fixture
-def listener() -> Iterator[Listener]:
-    logger = logging.getLogger("tests.driver-output")
-    logger.setLevel(logging.DEBUG)
-    handler = Records()
-    logger.addHandler(handler)
-    try:
-        yield Listener(_DriverOutput(logger, StepProgress("preprocess", "images", logger)), handler.records)
-    finally:
-        logger.removeHandler(handler)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        TransientError("later", uri="s3://bucket/key"),
-        ConfigError("wrong"),
-        ObjectMissingError("missing", bucket=None),
-        ValidationError.of("pets", [Check("rows", passed=False, expected="1", found="2", examples=("a",))]),
-        ImageShardsError("something"),
-    ],
-    ids=lambda error: type(error).__name__,
-)
-def test_an_error_line_becomes_the_error_it_was(listener: Listener, error: ImageShardsError) -> None:
-    listener.output.take(driver_line("error", error=error.to_dict()))
-    found = listener.output.error
-    assert type(found) is type(error)
-    assert found.to_dict() == error.to_dict()
+def test_images_and_rows_count_once_for_each_resolution() -> None:
+    result = JobResult(
+        (
+            VersionResult(224, "f", (shard(224, "a", rejects=1), shard(224, "b", reused=True))),
+            VersionResult(384, "g", (shard(384, "a", rejects=1),)),
+        ),
+        1.0,
+        {},
+    )
+    assert counts(result) == {
+        "resolutions": 2,
+        "images": 32,
+        "rows": 60,
+        "rejects": 2,
+        "shards": 3,
+        "reused": 1,
+        "bytes": 3000,
+    }
 
 
-def test_an_error_of_a_class_that_is_not_known_here_keeps_its_message(listener: Listener) -> None:
-    listener.output.take(driver_line("error", error={"type": "NewError", "message": "what", "context": {}}))
-    assert type(listener.output.error) is ImageShardsError
-    assert listener.output.error.message == "what"
+def test_every_secret_that_the_flow_knows_is_hidden() -> None:
+    def access(name: str) -> DatasetStore:
+        return DatasetStore(
+            url=f"s3://{name}",
+            credentials=AwsCredentials(
+                aws_access_key_id="key",
+                aws_secret_access_key=SecretStr(f"{name}-secret-key"),
+                aws_session_token=f"{name}-session-token",
+            ),
+        )
 
-
-def test_plain_lines_are_logged_for_who_debugs_and_empty_ones_are_not(listener: Listener) -> None:
-    for line in ("", "  ", "(raylet) something", "imageshards-driver: {no json", '{"kind": "error"}'):
-        listener.output.take(line)
-    assert listener.records == [
-        (logging.DEBUG, "ray: (raylet) something"),
-        (logging.DEBUG, "ray: imageshards-driver: {no json"),
-        (logging.DEBUG, 'ray: {"kind": "error"}'),
-    ]
-    assert listener.output.error is None
-
-
-def test_what_the_driver_logs_is_a_warning_here(listener: Listener) -> None:
-    listener.output.take(driver_line("log", message="unit a lost its worker"))
-    assert listener.records == [(logging.WARNING, "unit a lost its worker")]
-
-
-def test_a_line_is_understood_behind_what_ray_puts_before_it(listener: Listener) -> None:
-    listener.output.take("(driver pid=1) " + driver_line("log", message="told"))
-    assert listener.records == [(logging.WARNING, "told")]
-
-
-def artifacts_after(*lines: str) -> list[Artifact]:
-    """The artifacts of a run whose driver says these lines."""
-
-    @flow
-    def run() -> str:
-        logger = logging.getLogger("tests.driver-output")
-        output = _DriverOutput(logger, StepProgress("preprocess", "images", logger))
-        for line in lines:
-            output.take(line)
-        return str(flow_run.id)
-
-    run_id = run()
-    with get_client(sync_client=True) as client:
-        return client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run_id])))
-
-
-def test_progress_is_one_artifact_that_ends_at_a_hundred(prefect_api: str) -> None:
-    lines = [driver_line("progress", done=done, total=1200, seconds=done / 100) for done in (300, 600, 1200)]
-    [artifact] = artifacts_after(*lines)
-    assert artifact.key == "preprocess-progress"
-    assert artifact.type == "progress"
-    assert artifact.data == 100.0
-    assert artifact.description == "1,200 of 1,200 images, 100 images/s"
-
-
-def test_progress_is_sent_seldom_for_each_time_is_a_request(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[float] = []
-    monkeypatch.setattr(preprocess, "update_progress_artifact", lambda _, percent, **__: sent.append(percent))
-    artifacts_after(*(driver_line("progress", done=done, total=1000, seconds=1.0) for done in range(1, 1001)))
-    assert sent == [100.0]
-
-
-def test_progress_of_nothing_is_all_of_it(prefect_api: str) -> None:
-    [artifact] = artifacts_after(driver_line("progress", done=0, total=0, seconds=0.0))
-    assert artifact.data == 100.0
+    hidden = _secrets(
+        access("finished").access(), access("raw").access(), ClusterAccess("http://head:8265", token="the-token-of-ray")
+    )
+    said = "finished-secret-key finished-session-token raw-secret-key raw-session-token the-token-of-ray and no more"
+    assert hidden.hide(said) == "*** *** *** *** *** and no more"
+    assert _secrets(store_access("a"), store_access("b"), ClusterAccess("local")).hide(said) == said

@@ -5,64 +5,34 @@ Most jobs here run a shell command in the place of the driver, by way of a `pyth
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import socket
+import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
+import imageshards
 from blocks.ray_cluster import ClusterAccess
-from imageshards.errors import ConfigError, ImageShardsError, StoreError, TransientError
-from tasks import ray_job
-from tasks.ray_job import check_cluster, run_ray_job, stop_ray_jobs
-from tests.processes import wait_until
-from tests.ray_head import RayHead, running_ray_head
+from imageshards.errors import ImageShardsError, TransientError
+from imageshards.sample import SampleSpec, write_sample
+from tasks.ray_job import job_metadata, run_ray_job, stop_orphans, stop_ray_jobs
+from tests.processes import processes_with, wait_until
+from tests.ray_head import RayHead
+from tests.tasks.jobs import write_endless_job
 from tests.tasks.relay import relay_to
 
-NOBODY = "http://127.0.0.1:1"
-TOKEN = "a-token-nobody-may-see-0123456789abcdef"
 JOB_SECONDS = 60
 SOON_SECONDS = 10
+CANCEL_SECONDS = 15
 SLEEP = ["sleep", "60"]
-
-
-@pytest.fixture(scope="session")
-def cluster(ray_head: RayHead, tmp_path_factory: pytest.TempPathFactory) -> ClusterAccess:
-    """The cluster, with a Python that has all it needs, and runs the driver's arguments as a command."""
-    python = tmp_path_factory.mktemp("python") / "python"
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\nshift 2\nexec "$@"\n')
-    python.chmod(0o755)
-    return ClusterAccess(ray_head.address, python=str(python))
-
-
-@pytest.fixture
-def run_id() -> str:
-    """The id of a flow run; as luck would have it, with the number of an HTTP status in it."""
-    return f"404-401-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def jobs(ray_head: RayHead, run_id: str) -> Iterator[Callable[[], list[JobDetails]]]:
-    """What the cluster knows of the run's jobs, in the order of their ids; they are stopped in the end."""
-    client = JobSubmissionClient(ray_head.address)
-
-    def find() -> list[JobDetails]:
-        found = [job for job in client.list_jobs() if job.submission_id and run_id in job.submission_id]
-        return sorted(found, key=lambda job: job.submission_id or "")
-
-    yield find
-    for job in find():
-        if not job.status.is_terminal():
-            client.stop_job(job.submission_id or "")
 
 
 def is_running(jobs: Callable[[], list[JobDetails]]) -> bool:
@@ -98,15 +68,12 @@ def test_a_task_that_is_tried_again_attaches_to_the_job_of_its_predecessor(
 
 
 def test_two_at_once_are_one_job(cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]) -> None:
-    """Of two who submit in the same moment one may be refused; it attaches when it is tried again."""
+    """Of two who submit in the same moment Ray refuses one, which then attaches."""
     ready = threading.Barrier(2)
 
     def attempt() -> bool:
         ready.wait()
-        try:
-            return run(cluster, run_id, "echo", "done") == ["done"]
-        except TransientError:
-            return run(cluster, run_id, "echo", "done") == ["done"]
+        return run(cluster, run_id, "echo", "done") == ["done"]
 
     with ThreadPoolExecutor(2) as pool:
         assert [future.result() for future in [pool.submit(attempt) for _ in range(2)]] == [True, True]
@@ -122,7 +89,9 @@ def test_a_failed_driver_is_an_error_for_good_and_a_killed_one_in_a_job_of_its_o
     assert caught.value.context["job_id"] == f"imageshards-{run_id}-1"
     with pytest.raises(TransientError, match="ended as FAILED"):
         run(cluster, run_id, "sh", "-c", "kill -9 $$")
-    assert [job.submission_id for job in jobs()] == [f"imageshards-{run_id}-{number}" for number in (1, 2)]
+    with pytest.raises(TransientError, match="ended as FAILED"):  # as the driver does that is told to end
+        run(cluster, run_id, "sh", "-c", "exit 143")
+    assert [job.submission_id for job in jobs()] == [f"imageshards-{run_id}-{number}" for number in (1, 2, 3)]
 
 
 def test_stopping_ends_what_runs_and_says_what_it_was(
@@ -134,8 +103,9 @@ def test_stopping_ends_what_runs_and_says_what_it_was(
         assert is_running(jobs)
         assert stop_ray_jobs(cluster, run_id) == [f"imageshards-{run_id}-1"]
         assert [job.status for job in jobs()] == [JobStatus.STOPPED]
-        with pytest.raises(TransientError, match="ended as STOPPED"):
+        with pytest.raises(ImageShardsError, match="was stopped, in Ray's dashboard") as caught:
             waiting.result(timeout=SOON_SECONDS)
+        assert type(caught.value) is ImageShardsError  # a person's will: not tried again
     assert stop_ray_jobs(cluster, run_id) == []
 
 
@@ -153,101 +123,114 @@ def test_when_the_waiting_task_is_interrupted_the_job_is_stopped(
 
 
 def test_an_outage_is_waited_for_and_a_long_one_is_transient_and_leaves_the_job(
-    cluster: ClusterAccess,
-    run_id: str,
-    jobs: Callable[[], list[JobDetails]],
-    monkeypatch: pytest.MonkeyPatch,
+    cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]
 ) -> None:
-    with relay_to(cluster.address) as relay, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(run, ClusterAccess(relay.address, python=cluster.python), run_id, *SLEEP)
+    with relay_to(cluster.address) as relay, ThreadPoolExecutor(2) as pool:
+        patient = replace(cluster, address=relay.address)
+        waiting = pool.submit(run, patient, run_id, *SLEEP)
         assert is_running(jobs)
+        hasty = pool.submit(run, replace(patient, outage_seconds=1.0), run_id, *SLEEP)
+        time.sleep(1.0)
         relay.open = False
-        time.sleep(1.5)
+        with pytest.raises(TransientError, match="did not answer for 1 s"):
+            hasty.result(timeout=JOB_SECONDS)
         relay.open = True
         time.sleep(1.5)
         assert not waiting.done()
-        monkeypatch.setattr(ray_job, "OUTAGE_SECONDS", 1.0)
-        relay.open = False
-        with pytest.raises(TransientError, match="did not answer for 1 s"):
+        assert [job.status for job in jobs()] == [JobStatus.RUNNING]
+        stop_ray_jobs(cluster, run_id)
+        with pytest.raises(ImageShardsError, match="was stopped"):
             waiting.result(timeout=JOB_SECONDS)
-    assert [job.status for job in jobs()] == [JobStatus.RUNNING]
 
 
-@pytest.mark.parametrize(
-    "call", [check_cluster, lambda cluster: run(cluster, "x"), lambda cluster: stop_ray_jobs(cluster, "x")]
-)
-def test_where_nothing_listens_it_says_so_quickly(call: Callable[[ClusterAccess], Any]) -> None:
-    started = time.monotonic()
-    with pytest.raises(TransientError, match=f"no Ray cluster answers at {NOBODY}.*check the address"):
-        call(ClusterAccess(NOBODY))
-    assert time.monotonic() - started < SOON_SECONDS
-
-
-def test_a_server_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_job, "REQUEST_TIMEOUT_SECONDS", (1, 1))
-    with (
-        socket.create_server(("127.0.0.1", 0)) as silent,
-        pytest.raises(TransientError, match="no Ray cluster answers"),
-    ):
-        check_cluster(ClusterAccess(f"http://127.0.0.1:{silent.getsockname()[1]}"))
-
-
-def test_the_time_for_a_request_is_limited() -> None:
-    connect, answer = ray_job.REQUEST_TIMEOUT_SECONDS
-    assert 0 < connect <= 10
-    assert 0 < answer <= 120
-
-
-def test_another_server_is_told_from_a_ray_cluster(prefect_api: str, ray_head: RayHead) -> None:
-    with pytest.raises(ConfigError, match="not Ray's Jobs API"):
-        check_cluster(ClusterAccess(prefect_api.removesuffix("/api")))  # it has /api/version, too
-
-
-def test_a_cluster_answers_with_its_version_which_must_be_ours(
-    ray_head: RayHead, monkeypatch: pytest.MonkeyPatch
+def test_a_job_whose_result_was_used_up_is_run_anew(
+    cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]
 ) -> None:
-    assert check_cluster(ClusterAccess(ray_head.address)) == ray.__version__
-    monkeypatch.setattr(ray, "__version__", "2.0.1")
-    with pytest.raises(ConfigError, match=r"this installation has 2\.0\.1"):
-        check_cluster(ClusterAccess(ray_head.address))
+    """A flow run that Prefect starts again as a whole has the same id."""
+    lines: list[str] = []
+    for has_result in (True, True, False):
+        run_ray_job(cluster, run_id, ["echo", "done"], lines.append, has_result=lambda known=has_result: known)
+    assert [job.submission_id for job in jobs()] == [f"imageshards-{run_id}-{number}" for number in (1, 2)]
 
 
-def test_variables_that_would_lead_ray_elsewhere_do_not(ray_head: RayHead, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        monkeypatch.setenv(name, NOBODY)
-    check_cluster(ClusterAccess(ray_head.address))
-    assert os.environ["RAY_ADDRESS"] == os.environ["RAY_API_SERVER_ADDRESS"] == NOBODY
+def test_orphans_of_the_same_dataset_are_stopped_and_no_other_job(
+    cluster: ClusterAccess, run_id: str, ray_head: RayHead, jobs: Callable[[], list[JobDetails]]
+) -> None:
+    client = JobSubmissionClient(ray_head.address)
+    mine = {"store_url": f"s3://{run_id}/a", "dataset": "pets"}
+    others = {
+        "orphan": job_metadata("gone", **mine),
+        "own": job_metadata(run_id, **mine),
+        "store": job_metadata("gone", store_url="s3://b", dataset="pets"),
+        "dataset": job_metadata("gone", store_url=mine["store_url"], dataset="birds"),
+        "foreign": None,
+    }
+    for name, metadata in others.items():
+        client.submit_job(entrypoint="sleep 60", submission_id=f"{run_id}-{name}", metadata=metadata)
+    assert stop_orphans(cluster, **mine, run_id=run_id) == [f"{run_id}-orphan"]
+    stopped = {job.submission_id for job in jobs() if job.status == JobStatus.STOPPED}
+    assert stopped == {f"{run_id}-orphan"}
+    assert stop_orphans(cluster, **mine, run_id=run_id) == []
 
 
-def test_a_cluster_with_a_token_lets_in_who_has_it_and_refuses_others() -> None:
-    with running_ray_head(token=TOKEN) as head:
-        assert check_cluster(ClusterAccess(head.address, TOKEN)) == ray.__version__
-        for token in (None, "b" * 40):
-            with pytest.raises(StoreError, match=r"refuses.*ray-cluster block") as caught:
-                check_cluster(ClusterAccess(head.address, token))
-            assert "b" * 40 not in str(caught.value)
-            with pytest.raises(StoreError):
-                run(ClusterAccess(head.address, token), "x")
+def test_a_job_tells_whose_it_is(cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]) -> None:
+    metadata = job_metadata(run_id, store_url="s3://bucket/a", dataset="pets")
+    run_ray_job(cluster, run_id, ["true"], print, metadata=metadata)
+    (job,) = jobs()
+    assert metadata.items() <= (job.metadata or {}).items()
 
 
-def test_an_error_of_the_cluster_is_no_missing_job_whatever_numbers_it_names(run_id: str) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            known = self.path == "/api/version"
-            self.send_response(200 if known else 500)
-            self.end_headers()
-            self.wfile.write(f'{{"ray_version": "{ray.__version__}"}}'.encode() if known else self.path.encode())
+LOOK = """
+import json, pathlib, imageshards
+folder = pathlib.Path(imageshards.__file__).parent
+files = {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+print(json.dumps([str(folder), files]))
+"""
 
-        def log_message(self, *_: object) -> None:
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with pytest.raises(TransientError, match="status code 500"):
-            run(ClusterAccess(f"http://127.0.0.1:{server.server_port}"), run_id)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def test_the_whole_package_travels_and_wins_over_a_checkout_that_the_head_was_started_in(
+    cluster: ClusterAccess, run_id: str
+) -> None:
+    here = Path(imageshards.__file__).parent
+    assert here.parent == Path.cwd(), "the head of the tests is started in the checkout"
+    folder, files = json.loads(run(cluster, run_id, sys.executable, "-c", LOOK)[-1])
+    assert Path(folder) != here
+    sent = {name: size for name, size in files.items() if "__pycache__" not in name}
+    assert sent == {
+        str(path.relative_to(here)): path.stat().st_size
+        for path in here.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert "templates/report.html.jinja" in sent
+
+
+def test_where_the_image_has_the_code_nothing_is_sent(
+    cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]
+) -> None:
+    installed = replace(cluster, code="installed")
+    folder, _ = json.loads(run(installed, run_id, sys.executable, "-c", LOOK)[-1])
+    assert folder == str(Path(imageshards.__file__).parent)  # where this environment has it installed
+    (job,) = jobs()
+    assert "py_modules" not in (job.runtime_env or {})
+
+
+def test_a_stopped_driver_leaves_no_process_on_the_cluster(ray_head: RayHead, run_id: str, tmp_path: Path) -> None:
+    arguments = write_endless_job(
+        tmp_path / "store",
+        write_sample(tmp_path / "sample", SampleSpec(per_class=2, median_long_side_px=120, faults=False)),
+    )
+    cluster = ClusterAccess(ray_head.address, python=sys.executable)
+
+    def works() -> list[str]:
+        """Commands of the driver, and of workers inside a task of ours."""
+        found = [process.command for process in processes_with("RAY_AUTH_MODE", "disabled")]
+        return [each for each in found if each.startswith("ray::run_") or arguments[1] in each]
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run, cluster, run_id, *arguments)
+        assert wait_until(lambda: any("run_build" in each for each in works()), timeout_seconds=JOB_SECONDS)
+        started = time.monotonic()
+        stop_ray_jobs(cluster, run_id)
+        assert wait_until(lambda: not works(), timeout_seconds=CANCEL_SECONDS - (time.monotonic() - started))
+        with pytest.raises(ImageShardsError, match="was stopped"):
+            waiting.result(timeout=SOON_SECONDS)

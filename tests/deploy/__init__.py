@@ -1,0 +1,1 @@
+"""Tests of the package `deploy`; the whole installation is tested in tests/e2e."""
