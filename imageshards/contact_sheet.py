@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,11 @@ COLUMNS = 8
 
 MAX_CELL_PX = 256
 """Side of a cell at most: images of a larger resolution are shown reduced."""
+
+PREVIEW_WIDTHS_PX = (1000, 700, 400)
+PREVIEW_BYTES = 130_000
+"""Of a preview at most: it lies within an artifact, and Prefect loads all of an artifact's history to show it."""
+_PREVIEW_QUALITIES = (80, 60, 40)
 
 _GAP_PX = 12
 _CAPTION_PX = 36
@@ -80,6 +86,30 @@ def contact_sheet(cells: Sequence[Cell], *, title: str, side_px: int) -> Image.I
         note = f"{cell.row.split} · {cell.row.image_id}"
         _draw_text(draw, (left, top + side_px + 20), note, _NOTE_SIZE_PX, _QUIET_TEXT, side_px)
     return sheet
+
+
+def preview(sheet: bytes) -> bytes:
+    """A contact sheet reduced for a page that shows it among other things.
+
+    Args:
+        sheet: The picture, in any format that Pillow reads.
+
+    Returns:
+        A WebP file of `PREVIEW_BYTES` at most, as wide and as good as that allows.
+    """
+    with Image.open(io.BytesIO(sheet)) as image:
+        whole = image.convert("RGB")
+    data = b""
+    for width_px in PREVIEW_WIDTHS_PX:
+        reduced = whole.copy()
+        reduced.thumbnail((width_px, whole.height), Image.Resampling.LANCZOS)
+        for quality in _PREVIEW_QUALITIES:
+            buffer = io.BytesIO()
+            reduced.save(buffer, "WEBP", quality=quality)
+            data = buffer.getvalue()
+            if len(data) <= PREVIEW_BYTES:
+                return data
+    return data
 
 
 def readable_class(name: str | None) -> str:

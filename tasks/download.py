@@ -10,6 +10,7 @@ from prefect import get_run_logger, task
 from imageshards.fetch import Fetched, Source, fetch
 from tasks.policies import TASK_OPTIONS
 from tasks.progress import step_progress
+from tasks.stages import stage
 
 
 def cache_folder() -> Path:
@@ -31,8 +32,9 @@ def download(what: str, source: Source) -> Fetched:
         what: `images` or `annotations`, for names and messages.
         source: Where it is, and what its digest must be.
     """
-    logger = get_run_logger()
-    with step_progress(f"download {what}", "bytes", logger) as progress:
-        fetched = fetch(source, cache_folder(), on_progress=progress)
-    logger.info("%s: %s, %s bytes, sha256 %s", what, fetched.status, f"{fetched.size_bytes:,}", fetched.sha256)
+    with stage("download", what=what) as report:
+        with step_progress(f"download {what}", "bytes", get_run_logger()) as progress:
+            fetched = fetch(source, cache_folder(), on_progress=progress)
+        report.count(bytes=fetched.size_bytes)
+        report.note(status=fetched.status, sha256=fetched.sha256)
     return fetched

@@ -14,10 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from imageshards.errors import ImageShardsError, TransientError
+from tasks.driver_lines import Secrets
 
 STOP_TIMEOUT_SECONDS = 10.0
 _TAIL_LINES = 20
 _EXIT_BY_SIGNAL = 128  # and the signal's number, as shells have it
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""How the names of variables end that hold secrets, see `StoreAccess.environment`."""
+
 _OUR_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN")
 
 
@@ -27,7 +31,7 @@ def run_local_driver(arguments: list[str], environment: Mapping[str, str], on_li
     Args:
         arguments: The driver's arguments.
         environment: Variables beside those of this process, credentials among them.
-        on_line: Gets each line of the driver's output.
+        on_line: Gets each line of the driver's output, without the secrets among the variables.
 
     Raises:
         TransientError: The driver was killed.
@@ -54,10 +58,12 @@ def run_local_driver(arguments: list[str], environment: Mapping[str, str], on_li
             start_new_session=True,
         )
         tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        secrets_of_child = Secrets(value for name, value in environment.items() if name.endswith(_SECRET_VARIABLES))
         try:
             for line in process.stdout or ():
-                tail.append(line.rstrip())
-                on_line(line.rstrip("\n"))
+                shown = secrets_of_child.hide(line.rstrip("\n"))
+                tail.append(shown.rstrip())
+                on_line(shown)
             status = process.wait()
         finally:
             _stop(process)

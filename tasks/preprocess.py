@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
-from uuid import UUID
 
 from prefect import get_run_logger, task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.runtime import flow_run
 
 from blocks.dataset_store import StoreAccess, store_access
-from blocks.ray_cluster import cluster_access
-from imageshards.errors import ImageShardsError, TransientError, error_from_dict
+from blocks.ray_cluster import ClusterAccess, cluster_access
+from imageshards.errors import ImageShardsError, TransientError
 from imageshards.index import IndexInfo
-from imageshards.job import JobResult, JobSpec, parse_driver_line
+from imageshards.job import JobResult, JobSpec
 from imageshards.recipe import Recipe
 from imageshards.store import Store
+from tasks.driver_lines import DriverOutput, Secrets
 from tasks.local_ray import run_local_driver
 from tasks.policies import TASK_OPTIONS
-from tasks.progress import StepProgress, step_progress
-from tasks.ray_job import run_ray_job
-
-ARTIFACT_SECONDS = 2.0
-"""Least time between two updates of the progress artifact: each is a request to the Prefect server."""
+from tasks.progress import step_progress
+from tasks.ray_job import job_metadata, run_ray_job, stop_orphans
+from tasks.stages import stage
+from tasks.tables import rejects_artifact
 
 _STORE_VARIABLES = "IMAGESHARDS_STORE_"
 _RAW_STORE_VARIABLES = "IMAGESHARDS_RAW_STORE_"
 
 
 @task(name="preprocess", **TASK_OPTIONS)
-def preprocess(
+def preprocess(  # noqa: PLR0913 (each is a choice of the run)
     info: IndexInfo,
     *,
     store: str,
@@ -42,6 +38,7 @@ def preprocess(
     resolutions: Sequence[int],
     recipe: Recipe,
     keep_unlisted: bool,
+    lease: str | None = None,
 ) -> JobResult:
     """Build what is missing of the resolutions, all in one pass over the images.
 
@@ -53,10 +50,11 @@ def preprocess(
         resolutions: Sides of the square in px.
         recipe: What is done to pixels.
         keep_unlisted: Whether images in no split become rows.
+        lease: Id of the run that holds the dataset's writer lock, which makes jobs of other runs orphans; None where
+            nobody holds it.
     """
+    finished, raw, cluster = store_access(store), store_access(raw_store), cluster_access(ray)
     run_id = str(flow_run.id)
-    finished, raw = store_access(store), store_access(raw_store)
-    opened = finished.open()
     spec = JobSpec(
         dataset=info.dataset,
         index_key=info.key,
@@ -66,14 +64,81 @@ def preprocess(
         recipe=recipe,
         keep_unlisted=keep_unlisted,
         result_key=f"runs/{run_id}/result.json",
+        lease=lease,
     )
+    with stage("preprocess") as report:
+        if lease is not None and not cluster.is_local:
+            _stop_orphans(cluster, spec, run_id)
+        result = _build(spec, finished, raw, cluster, run_id)
+        report.count(**counts(result))
+    rejects_artifact(result)
+    return result
+
+
+def _stop_orphans(cluster: ClusterAccess, spec: JobSpec, run_id: str) -> None:
+    """No other run may write now, so a job of one has lost it, and would write beside ours."""
+    for job_id in stop_orphans(cluster, store_url=_store_name(spec), dataset=spec.dataset, run_id=run_id):
+        get_run_logger().warning("stopped Ray job %s, which an earlier run left behind", job_id)
+
+
+def _build(spec: JobSpec, finished: StoreAccess, raw: StoreAccess, cluster: ClusterAccess, run_id: str) -> JobResult:
+    """Hand the spec to the driver, and wait for its result."""
+    store = finished.open()
     spec_key = f"runs/{run_id}/spec.json"
-    arguments = _driver_arguments(opened.uri(spec_key), spec)
-    environment = {**finished.environment(_STORE_VARIABLES), **raw.environment(_RAW_STORE_VARIABLES)}
-    with _object(opened, spec_key, spec.model_dump_json(indent=1).encode()), _object(opened, spec.result_key, None):
-        with step_progress("preprocess", "images", get_run_logger()) as progress:
-            _run_driver(ray, run_id, arguments, environment, _DriverOutput(get_run_logger(), progress))
-        return JobResult.from_json(opened.get(spec.result_key))
+    arguments = _driver_arguments(store.uri(spec_key), spec)
+    logger = get_run_logger()
+    with (
+        _object(store, spec_key, spec.model_dump_json(indent=1).encode()),
+        _object(store, spec.result_key, None),
+        step_progress("preprocess", "images", logger) as progress,
+        closing(DriverOutput(logger, progress, _secrets(finished, raw, cluster))) as output,
+    ):
+        try:
+            if cluster.is_local:
+                environment = {**finished.environment(_STORE_VARIABLES), **raw.environment(_RAW_STORE_VARIABLES)}
+                run_local_driver(arguments, environment, output.take)
+            else:
+                metadata = job_metadata(run_id, store_url=_store_name(spec), dataset=spec.dataset)
+                run_ray_job(
+                    cluster,
+                    run_id,
+                    arguments,
+                    output.take,
+                    metadata=metadata,
+                    has_result=lambda: store.exists(spec.result_key),
+                )
+        except ImageShardsError as error:
+            if output.error is not None:
+                raise output.error from error
+            raise
+        return JobResult.from_json(store.get(spec.result_key))
+
+
+def _store_name(spec: JobSpec) -> str:
+    """Tells stores apart: two servers may have buckets of one name."""
+    return f"{spec.store.url} at {spec.store.endpoint_url}" if spec.store.endpoint_url else spec.store.url
+
+
+def counts(result: JobResult) -> dict[str, int]:
+    """What the stage's line tells of a job; images and rows count once for each resolution."""
+    shards = [shard for version in result.versions for shard in version.shards]
+    rejects = sum(len(shard.rejects) for shard in shards)
+    return {
+        "resolutions": len(result.versions),
+        "images": sum(shard.samples for shard in shards) + rejects,
+        "rows": sum(shard.rows for shard in shards),
+        "rejects": rejects,
+        "shards": result.shards,
+        "reused": result.reused,
+        "bytes": sum(shard.size_bytes for shard in shards),
+    }
+
+
+def _secrets(finished: StoreAccess, raw: StoreAccess, cluster: ClusterAccess) -> Secrets:
+    """What this process knows and no line of output may show."""
+    keys = [access.credentials for access in (finished, raw) if access.credentials is not None]
+    hidden = [value for key in keys for value in (key.secret_access_key, key.session_token)]
+    return Secrets([*hidden, cluster.token])
 
 
 @contextmanager
@@ -105,56 +170,3 @@ def _driver_arguments(spec_uri: str, spec: JobSpec) -> list[str]:
     if spec.store.region:
         arguments += ["--region", spec.store.region]
     return arguments
-
-
-def _run_driver(
-    ray: str, run_id: str, arguments: list[str], environment: Mapping[str, str], output: _DriverOutput
-) -> None:
-    cluster = cluster_access(ray)
-    try:
-        if cluster.is_local:
-            run_local_driver(arguments, environment, output.take)
-        else:
-            run_ray_job(cluster, run_id, arguments, output.take)
-    except ImageShardsError as error:
-        if output.error is not None:
-            raise output.error from error
-        raise
-
-
-class _DriverOutput:
-    """Turns lines of the driver into progress, log lines, and the error that ended it."""
-
-    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[Any], progress: StepProgress) -> None:
-        self._logger = logger
-        self._progress = progress
-        self._artifact: UUID | None = None
-        self._updated = 0.0
-        self.error: ImageShardsError | None = None
-
-    def take(self, line: str) -> None:
-        """Take one line of output."""
-        said = parse_driver_line(line)
-        if said is None:
-            if line.strip():
-                self._logger.debug("ray: %s", line)
-        elif said["kind"] == "progress":
-            self._show(int(said["done"]), int(said["total"]), float(said["seconds"]))
-        elif said["kind"] == "error":
-            self.error = error_from_dict(said["error"])
-        else:
-            self._logger.warning("%s", said.get("message"))
-
-    def _show(self, done: int, total: int, seconds: float) -> None:
-        self._progress(done, total)
-        if done < total and time.monotonic() - self._updated < ARTIFACT_SECONDS:
-            return
-        self._updated = time.monotonic()
-        rate = done / seconds if seconds else 0.0
-        text = f"{done:,} of {total:,} images, {rate:,.0f} images/s"
-        percent = 100 * done / total if total else 100.0
-        if self._artifact is None:
-            created = create_progress_artifact(percent, key="preprocess-progress", description=text)
-            self._artifact = created if isinstance(created, UUID) else None
-        else:
-            update_progress_artifact(self._artifact, percent, description=text)

@@ -2,72 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from prefect import get_run_logger, task
 
 from blocks.dataset_store import store_access
+from imageshards.changes import Changes, compare_versions
 from imageshards.draft import draft_manifest
-from imageshards.fetch import Fetched
 from imageshards.job import JobResult
-from imageshards.manifest import Manifest, point_latest, publish_manifest, read_manifest
+from imageshards.manifest import (
+    ArchiveSource,
+    Manifest,
+    current_manifest,
+    is_current,
+    point_latest,
+    publish_manifest,
+    read_manifest,
+)
 from imageshards.report import write_report
 from imageshards.validate import Findings, Subject
 from tasks.policies import TASK_OPTIONS
+from tasks.stages import stage
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One resolution, published.
+
+    Attributes:
+        manifest: The manifest that counts.
+        changes: How it differs from the version that was current before.
+    """
+
+    manifest: Manifest
+    changes: Changes
 
 
 @task(name="publish", task_run_name="publish {resolution}", **TASK_OPTIONS)
-def publish(
+def publish(  # noqa: PLR0913 (what the steps before it made)
     subject: Subject,
     findings: Findings,
     built: JobResult,
-    archives: Mapping[str, Fetched],
+    archives: Mapping[str, ArchiveSource],
     *,
-    resolution: int,  # noqa: ARG001 (for the name of the task run)
+    resolution: int,
     store: str,
     raw_store: str,
-) -> Manifest:
-    """Commit one validated resolution; returns the manifest that counts.
+    check_writer: Callable[[], None] = lambda: None,
+) -> Published:
+    """Commit one validated resolution; tells what changed since the version that was current before.
 
     Args:
         subject: What was validated.
         findings: What validation found.
         built: What the driver said.
         archives: The source archives, `images` and `annotations`.
-        resolution: Side of the square in px, for names.
+        resolution: Side of the square in px.
         store: Folder, URL or `block:NAME` of the finished data.
         raw_store: Likewise of the raw data.
+        check_writer: Raises where this run has lost the right to write; called right before the commit.
     """
     opened, raw = store_access(store).open(), store_access(raw_store).open()
-    draft = draft_manifest(
-        subject,
-        findings,
-        archives=archives,
-        raw_store_url=raw.url,
-        built=built,
-        created_at=datetime.now(UTC),
-    )
-    files = write_report(draft, raw_store=raw, store=opened)
-    manifest = publish_manifest(opened, draft)
-    get_run_logger().info("published %s, report at %s", opened.uri(manifest.key), opened.uri(files.report))
-    return manifest
+    logger = get_run_logger()
+    with stage("publish", resolution=resolution) as report:
+        draft = draft_manifest(
+            subject,
+            findings,
+            archives=archives,
+            raw_store_url=raw.url,
+            built=built,
+            created_at=datetime.now(UTC),
+        )
+        before = current_manifest(opened, draft.dataset, resolution)
+        changes = compare_versions(before, draft, raw_store=raw, store=opened)
+        files = write_report(draft, raw_store=raw, store=opened)
+        check_writer()
+        manifest = publish_manifest(opened, draft)
+        report.count(images=manifest.images, rows=manifest.rows)
+    logger.info("published %s, report at %s", opened.uri(manifest.key), opened.uri(files.report))
+    logger.info("%d px: %s", resolution, changes.gist())
+    return Published(manifest, changes)
 
 
 @task(name="find published", **TASK_OPTIONS)
-def find_published(dataset: str, fingerprints: Mapping[int, str], store: str) -> dict[int, Manifest]:
-    """Which versions were published before; makes each of them the current one again, where it is not.
+def find_published(
+    dataset: str, fingerprints: Mapping[int, str], store: str, *, make_current: bool = True
+) -> dict[int, Manifest]:
+    """Which versions were published before.
 
     Args:
         dataset: Name of the dataset.
         fingerprints: The version that is wanted of each resolution.
         store: Folder, URL or `block:NAME` of the finished data.
+        make_current: Point readers at each of them; else one that is not current is left out, and nothing is written.
     """
     opened = store_access(store).open()
     published = {}
-    for resolution, version in fingerprints.items():
-        manifest = read_manifest(opened, dataset, resolution, version)
-        if manifest is not None:
-            point_latest(opened, manifest)
+    with stage("find-published") as report:
+        for resolution, version in fingerprints.items():
+            manifest = read_manifest(opened, dataset, resolution, version)
+            if manifest is None or not (make_current or is_current(opened, manifest)):
+                continue
+            if make_current and point_latest(opened, manifest):
+                get_run_logger().warning(
+                    "%d px: version %s was published before, and is current again", resolution, version
+                )
             published[resolution] = manifest
+        report.count(wanted=len(fingerprints), found=len(published))
     return published

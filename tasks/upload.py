@@ -7,9 +7,11 @@ from prefect import get_run_logger, task
 from blocks.dataset_store import store_access
 from imageshards.fetch import Fetched
 from imageshards.index import IndexInfo
+from imageshards.sources import remember_sources
 from imageshards.upload import upload as upload_archives
 from tasks.policies import TASK_OPTIONS
 from tasks.progress import step_progress
+from tasks.stages import stage
 
 
 @task(name="upload", **TASK_OPTIONS)
@@ -24,13 +26,14 @@ def upload(images: Fetched, annotations: Fetched, raw_store: str, dataset: str) 
     """
     logger = get_run_logger()
     store = store_access(raw_store).open()
-    with step_progress("upload", "images", logger) as progress:
-        uploaded = upload_archives(images, annotations, store, dataset=dataset, on_progress=progress)
-    logger.info(
-        "upload: %d images in the index, %d objects written (%s bytes), %d there already",
-        uploaded.index.images,
-        uploaded.written,
-        f"{uploaded.written_bytes:,}",
-        uploaded.skipped,
-    )
+    with stage("upload") as report:
+        with step_progress("upload", "images", logger) as progress:
+            uploaded = upload_archives(images, annotations, store, dataset=dataset, on_progress=progress)
+        remember_sources(store, dataset, {"images": images, "annotations": annotations})
+        report.count(
+            images=uploaded.index.images,
+            written=uploaded.written,
+            skipped=uploaded.skipped,
+            bytes=uploaded.written_bytes,
+        )
     return uploaded.index

@@ -129,9 +129,6 @@ def test_a_version_that_becomes_the_current_one_meanwhile_is_kept(folder_store: 
     first, *_ = publish_copies(built, folder_store, NIGHTS)
 
     class Repointed(Dying):
-        def exists(self, key: str) -> bool:
-            return self._store.exists(key)
-
         def unfinished(self, prefix: str) -> Any:  # the last thing that is looked at
             point_latest(folder_store, first)
             return self._store.unfinished(prefix)
@@ -143,6 +140,23 @@ def test_a_version_that_becomes_the_current_one_meanwhile_is_kept(folder_store: 
     assert "no raw object is deleted" in cleaning.problems[1]
     assert rows_of(folder_store).num_rows > 0
     assert read_latest(folder_store, DATASET, RESOLUTION) == fingerprint_of(0)
+
+
+def test_a_version_that_is_published_meanwhile_is_kept(folder_store: Store, built: BuiltVersion) -> None:
+    publish_copies(built, folder_store, [0.0])
+    copy_files(folder_store, prefix_of(0), prefix_of(9))
+    late = manifest_at(built, folder_store, 9, 1.0)
+
+    class Publishing(Dying):
+        def unfinished(self, prefix: str) -> Any:  # the last thing that is looked at
+            self._store.put(late.key, late.to_json())
+            return self._store.unfinished(prefix)
+
+    racing: Any = Publishing(folder_store, 100)
+    cleaning = clean_dataset(racing, racing, DATASET, KEEP_ONE, dry_run=False, now=later())
+    assert cleaning.removals == []
+    assert "published meanwhile" in cleaning.problems[0]
+    assert rows_of(folder_store, 9).num_rows > 0
 
 
 def test_a_version_that_was_current_again_has_its_grace_from_then_on(store: Store, built: BuiltVersion) -> None:
@@ -241,8 +255,10 @@ def test_a_damaged_pointer_keeps_all_versions_of_its_resolution(store: Store, bu
     publish_copies(built, store, NIGHTS)
     store.put(f"{prefix_of(9)}trainval-00000.parquet", b"x")
     store.put(latest_key(DATASET, RESOLUTION), b"{")
-    cleaning = clean(store)
-    assert cleaning.removals == []
+    for dry_run in (True, False):
+        cleaning = clean(store, dry_run=dry_run)
+        assert cleaning.removals == []
+        assert len(cleaning.problems) == 1
     assert versions_in(store) == {0, 1, 2, 9}
     assert "latest.json" in cleaning.problems[0]
 

@@ -91,6 +91,18 @@ def test_young_raw_objects_and_the_newest_index_stay(folder_store: Store, built:
     assert folder_store.exists(newest)
 
 
+def test_what_a_young_index_refers_to_stays_though_it_is_old_itself(folder_store: Store, built: BuiltVersion) -> None:
+    publish_copies(built, folder_store, [0.0], images=5)
+    young = other_index(folder_store, built, "young")
+    age_folder(folder_store, 50)
+    newest = f"raw/{DATASET}/index/{'f' * 32}.parquet"
+    for key, source in ((young, young), (newest, built.manifest.index)):
+        folder_store.put(key, folder_store.get(source))
+    before = raw_keys(folder_store)
+    assert clean(folder_store, DELETE_RAW, now=later(1)).removals == []
+    assert raw_keys(folder_store) == before
+
+
 def test_an_old_index_goes_with_its_parts_and_its_own_object_first(folder_store: Store, built: BuiltVersion) -> None:
     publish_copies(built, folder_store, [0.0])
     stale = f"raw/{DATASET}/index/{'0' * 32}"
