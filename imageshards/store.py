@@ -12,28 +12,31 @@ import mmap
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
 import obstore
 from obstore.store import LocalStore, S3Store
 
-from imageshards.errors import ConfigError, ImageShardsError, ObjectMissingError, StoreError, TransientError
-from imageshards.store_errors import VENDOR_ERRORS, Attempt, translate
+from imageshards.errors import ConfigError, ObjectMissingError, StoreError, TransientError
+from imageshards.store_calls import VendorCalls
+from imageshards.store_folder import check_folder, read_file, remove_empty_folders
 from imageshards.store_output import FolderOutput, Output, StreamOutput
 from imageshards.store_s3 import Credentials, S3Access
 from imageshards.store_spec import Location, StoreSpec, check_key
+from imageshards.store_unfinished import Unfinished, abort_upload, remove_staged_file, staged_files, uploads
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
 
-__all__ = ["Credentials", "ObjectInfo", "Store", "StoreSpec", "check_key", "open_store"]
+__all__ = ["Credentials", "ObjectInfo", "Store", "StoreSpec", "Unfinished", "check_key", "open_store"]
 
 Data = bytes | bytearray | memoryview
-T = TypeVar("T")
 
 CHUNK_BYTES = 4 * 1024**2
 PART_BYTES = 8 * 1024**2
@@ -44,11 +47,11 @@ PARTS_IN_FLIGHT = 4
 STREAM_PARTS_IN_FLIGHT = 2
 """Of an object that is being made: a worker has one for each resolution."""
 LIST_CHUNK = 1000
+DELETE_BATCH = 1000
+"""Keys handed over at once; each is a request of its own, several of them at a time."""
 
 _MD5_ETAG = re.compile(r'"?([0-9a-f]{32})"?')
 _ACCESS_PROBE = ".imageshards-access-probe"
-_runtime_owner: list[int] = []
-"""The process whose threads serve obstore; empty before the first use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,14 @@ class ObjectInfo:
         key: Its key.
         size_bytes: Its size.
         etag: The backend's version tag as it comes, quotes included; comparable only with another one of the same key.
+        modified_at: When it was written; of a copy within a folder, when what was copied was written. No part of
+            comparisons: S3 tells it to the second or finer, depending on the request.
     """
 
     key: str
     size_bytes: int
     etag: str | None
+    modified_at: datetime | None = field(default=None, compare=False)
 
 
 def open_store(spec: StoreSpec | str, *, credentials: Credentials | None = None) -> Store:
@@ -83,7 +89,7 @@ def open_store(spec: StoreSpec | str, *, credentials: Credentials | None = None)
         return Store(spec, location, LocalStore())
     access = S3Access.of(spec, location.bucket, credentials)
     spec = spec.model_copy(update={"endpoint_url": access.endpoint, "region": access.region})
-    return Store(spec, location, access.client(), bulk_client=lambda: access.client(bulk=True))
+    return Store(spec, location, access.client(), access=access)
 
 
 class Store:
@@ -105,13 +111,15 @@ class Store:
         location: Location,
         backend: LocalStore | S3Store,
         *,
-        bulk_client: Callable[[], S3Store] | None = None,
+        access: S3Access | None = None,
     ) -> None:
         self.spec = spec.model_copy(update={"url": location.url})
         self.url = location.url
         self._location = location
         self._backend = backend
-        self._bulk_client = bulk_client
+        self._access = access
+        calls = VendorCalls(location, spec.endpoint_url)
+        self._calls, self._try, self._guard = calls, calls.run, calls.guard
 
     def __repr__(self) -> str:
         return f"Store({self.url!r})"
@@ -137,7 +145,7 @@ class Store:
         """The bytes of an object."""
         path = self._path(key)
         if self.is_folder:  # a third of the time that obstore takes
-            return self._try("read", key, lambda: _read_file(f"/{path}"))
+            return self._try("read", key, lambda: read_file(f"/{path}"))
         return self._try("read", key, lambda: obstore.get(self._backend, path).bytes().to_bytes())
 
     def get_range(self, key: str, start: int, length: int) -> bytes:
@@ -168,7 +176,7 @@ class Store:
         """Write an object from a file, as atomic as `put`, without holding the file in memory.
 
         To S3 a large file goes in parts. Those of an upload that broke off stay in the bucket, unseen, until its
-        lifecycle rule AbortIncompleteMultipartUpload removes them.
+        lifecycle rule AbortIncompleteMultipartUpload removes them, or `unfinished` and `discard`.
 
         Args:
             key: Where.
@@ -281,11 +289,42 @@ class Store:
         except ObjectMissingError:
             if self._location.bucket:  # then it is the bucket that is missing: deleting no object succeeds
                 raise
-        local = self.local_path(key)
-        if local is not None:
-            for folder in list(local.parents)[: key.count("/")]:
-                with contextlib.suppress(OSError):  # not empty, or another process was faster
-                    folder.rmdir()
+        if self.is_folder:
+            remove_empty_folders(Path("/", path), key)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete objects, in no order, as `delete` does; a failure leaves some of them. Memory holds a batch of keys.
+
+        Args:
+            keys: Which; S3 is asked for several at once.
+        """
+        if self.is_folder:
+            for key in keys:
+                self.delete(key)
+            return
+        remaining = iter(keys)
+        while batch := [self._path(key) for key in islice(remaining, DELETE_BATCH)]:
+            self._try("delete objects of", "", lambda batch=batch: obstore.delete(self._backend, batch))  # type: ignore[misc]
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        """What writers began below a path prefix (see `list`) and did not finish, those at work included; in no order.
+
+        Raises:
+            StoreError: While iterating: access is denied, or the server does not tell.
+        """
+        key = check_key(prefix.removesuffix("/")) if prefix else ""
+        if self._access is None:
+            return staged_files(self._location, key, self._calls)
+        return uploads(self._access, self._location, key, self._calls)
+
+    def discard(self, unfinished: Unfinished) -> None:
+        """Remove what a writer began; if it is still at work, its commit fails. None there is fine."""
+        check_key(unfinished.key)
+        if self._access is not None:
+            abort_upload(self._access, self._location, unfinished, self._calls)
+            return
+        remove_staged_file(self._location, unfinished, self._calls)
+        remove_empty_folders(Path("/", self._path(unfinished.key)), unfinished.key)
 
     def content_matches(self, info: ObjectInfo, data: Data) -> bool:
         """Whether an object holds exactly these bytes.
@@ -315,7 +354,7 @@ class Store:
             TransientError: Nothing answers.
         """
         if self._location.bucket is None:
-            self._check_folder(Path("/", self._location.root))
+            check_folder(Path("/", self._location.root), self.url)
             return
         path = self._location.path(_ACCESS_PROBE)
         try:
@@ -329,22 +368,10 @@ class Store:
                 server = self.spec.endpoint_url or "what answers for AWS"
                 raise StoreError(f"cannot access {self.url}: {server} is no S3 server: check endpoint_url") from None
 
-    def _check_folder(self, folder: Path) -> None:
-        reason = None
-        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        if not existing.is_dir():
-            reason = f"{existing} is not a folder"
-        elif existing == folder and not os.access(folder, os.R_OK | os.X_OK):
-            reason = "permission denied: check who may read there"
-        elif existing != folder and not os.access(existing, os.W_OK | os.X_OK):
-            reason = f"it does not exist, and {existing} does not let it be created"
-        if reason:
-            raise StoreError(f"cannot access {self.url}: {reason}", uri=self.url)
-
     def _write(self, key: str, data: memoryview | Path, size_bytes: int, *, create: bool) -> None:
         path, backend = self._path(key), self._backend
-        if create and size_bytes > PART_BYTES and self._bulk_client:
-            backend = self._bulk_client()
+        if create and size_bytes > PART_BYTES and self._access:
+            backend = self._access.client(bulk=True)
         # An overwrite larger than chunk_size goes in parts and appears when the last one is there.
         part_bytes = max(PART_BYTES, -(-size_bytes // MAX_PARTS))
         self._try(
@@ -387,50 +414,9 @@ class Store:
     def _info(self, meta: ObjectMeta) -> ObjectInfo:
         root = self._location.root
         key = meta["path"][len(root) + 1 :] if root else meta["path"]
-        return ObjectInfo(key, meta["size"], meta["e_tag"])
-
-    def _try(self, action: str, key: str, call: Callable[[], T], *, writes: bool = False) -> T:
-        _refuse_forked_process()
-        try:
-            return call()
-        except VENDOR_ERRORS as error:
-            failure = self._translated(error, action, key, writes=writes)
-        # Not from within the handler: the vendor's text may hold signed headers, and would be printed as the context.
-        raise failure
-
-    @contextlib.contextmanager
-    def _guard(self, action: str, key: str, *, writes: bool) -> Iterator[None]:
-        """`_try` for a block."""
-        _refuse_forked_process()
-        failure = None
-        try:
-            yield
-        except VENDOR_ERRORS as error:
-            failure = self._translated(error, action, key, writes=writes)
-        if failure:
-            raise failure
-
-    def _translated(self, error: Exception, action: str, key: str, *, writes: bool) -> ImageShardsError:
-        uri = self._location.uri(key) if key else self.url
-        return translate(error, Attempt(action, uri, self._location.bucket, self.spec.endpoint_url, writes))
-
-
-def _read_file(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (of each image: Path.read_bytes takes twice as long)
-        return file.readall()
+        return ObjectInfo(key, meta["size"], meta["e_tag"], meta["last_modified"])
 
 
 def _is_md5_of(etag: str | None, data: memoryview) -> bool:
     match = _MD5_ETAG.fullmatch(etag or "")
     return match is not None and hashlib.md5(data, usedforsecurity=False).hexdigest() == match[1]
-
-
-def _refuse_forked_process() -> None:
-    """Raise where obstore would hang for ever: its threads do not survive a fork, and a new store gets none either."""
-    if not _runtime_owner:
-        _runtime_owner.append(os.getpid())
-    elif _runtime_owner[0] != os.getpid():
-        raise ConfigError(
-            "this process was forked from one that had used a store, and cannot use any: start processes with "
-            "multiprocessing's 'spawn' (DataLoader(multiprocessing_context='spawn'))"
-        )

@@ -66,7 +66,7 @@ _ADVICE = {
     "RequestTimeTooSkewed": "the clock of this machine is wrong: set it",
     "QuotaExceeded": "the quota of the bucket or its owner is used up",
 }
-_DENIED_ADVICE = "check the credentials and the bucket policy (s3:GetObject, s3:PutObject, s3:ListBucket)"
+_PERMISSIONS = "s3:GetObject, s3:PutObject, s3:ListBucket"
 _TRANSIENT_OS_ERRORS = frozenset({errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY})
 
 
@@ -80,6 +80,7 @@ class Attempt:
         bucket: The S3 bucket, None for a folder.
         endpoint: The S3 endpoint, None where it is AWS.
         writes: Whether it creates something: a missing parent or bucket is then no missing object.
+        permissions: What a bucket policy has to allow for it.
     """
 
     action: str
@@ -87,6 +88,7 @@ class Attempt:
     bucket: str | None = None
     endpoint: str | None = None
     writes: bool = False
+    permissions: str = _PERMISSIONS
 
 
 def translate(error: Exception, attempt: Attempt) -> ImageShardsError:
@@ -100,6 +102,23 @@ def translate(error: Exception, attempt: Attempt) -> ImageShardsError:
     if isinstance(error, JoinError):
         return _make(TransientError, attempt, _first_line(text))
     return _translate_local(error, text, attempt) if attempt.bucket is None else _translate_s3(error, text, attempt)
+
+
+def translate_boto(error: Exception, attempt: Attempt) -> ImageShardsError:
+    """The failure of a request that boto3 made (a BotoCoreError or ClientError) as one of our errors."""
+    answer = getattr(error, "response", None)
+    if not isinstance(answer, dict):
+        name = type(error).__name__
+        if "Credential" in name or "Token" in name:
+            return _make(StoreError, attempt, f"no credentials could be had ({name}): sign in again, or check the role")
+        reason = f"there was no answer{_where(attempt)} ({name}): check endpoint_url, the network and the server"
+        return _make(TransientError, attempt, reason)
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = answer.get("Error", {})
+    code, sentence = said.get("Code") or None, " ".join((said.get("Message") or "").split())[:_MAX_SENTENCE_CHARS]
+    told = f"{status}{f' {code}' if code else ''}{f': {sentence}' if sentence else ''}"
+    kind, reason = _judge(status, code, told, attempt)
+    return _make(kind, attempt, reason, status=status, code=code)
 
 
 def _translate_local(error: Exception, text: str, attempt: Attempt) -> ImageShardsError:
@@ -144,7 +163,8 @@ def _judge(status: int, code: str | None, answer: str, attempt: Attempt) -> tupl
     if code in _EXPIRED_CODES:
         return StoreError, f"the credentials have expired ({answer}): renew them"
     if status in (401, 403):
-        return StoreError, f"access denied ({answer}): {_ADVICE.get(code or '', _DENIED_ADVICE)}"
+        advice = f"check the credentials and the bucket policy ({attempt.permissions})"
+        return StoreError, f"access denied ({answer}): {_ADVICE.get(code or '', advice)}"
     if status == 404:
         # A HEAD request is answered without a code.
         return ObjectMissingError, f"there is no such object{'' if code else ', or no such bucket'} ({answer})"

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from imageshards.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError
-from imageshards.store import ObjectInfo, Store, StoreSpec, open_store
+from imageshards.store import ObjectInfo, Store, StoreSpec, Unfinished, open_store
 from imageshards.store_output import Output
 
 BIG_BYTES = 20 * 1024**2 + 7
@@ -387,6 +388,74 @@ def test_a_deleted_object_is_gone_and_may_be_deleted_again(store: Store) -> None
     assert keys_of(store) == []
 
 
+def test_many_objects_are_deleted_and_others_stay(store: Store) -> None:
+    gone = [f"a/{number}/x" for number in range(30)]
+    for key in [*gone, "a/30/y", "b"]:
+        store.put(key, b"x")
+    store.delete_many(iter([*gone, "never/there"]))
+    store.delete_many(gone)
+    store.delete_many([])
+    assert keys_of(store) == ["a/30/y", "b"]
+    with pytest.raises(ConfigError):
+        store.delete_many(["b", "../b"])
+
+
+def test_more_objects_are_deleted_than_fit_into_a_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imageshards.store.DELETE_BATCH", 3)
+    names = [f"a/{number}" for number in range(10)]
+    for key in names:
+        store.put(key, b"x")
+    store.delete_many(names)
+    assert keys_of(store) == []
+
+
+def test_an_object_tells_when_it_was_written(store: Store) -> None:
+    store.put("a", b"x")
+    [listed] = store.list()
+    for info in (listed, store.head("a")):
+        assert info.modified_at is not None
+        assert abs(datetime.now(UTC) - info.modified_at) < timedelta(hours=1)
+
+
+def test_what_was_begun_and_not_finished_is_found_and_discarded(store: Store) -> None:
+    store.put("shards/pets/done", b"x")
+    outputs = {key: store.open_output(key) for key in ("shards/pets/a b", "shards/pets/224/b", "shards/pets2/c")}
+    for output in outputs.values():
+        with output_file(output) as file:
+            file.write(bytes(BIG_BYTES))
+    found = {each.key: each for each in store.unfinished("shards/pets/")}
+    assert set(found) == {"shards/pets/a b", "shards/pets/224/b"}
+    assert {each.key for each in store.unfinished()} == set(outputs)
+    assert len({each.token for each in found.values()}) == len(found)
+    assert keys_of(store) == ["shards/pets/done"]
+    for each in found.values():
+        assert each.size_bytes == (BIG_BYTES if store.is_folder else None)
+        store.discard(each)
+        store.discard(each)
+    assert [each.key for each in store.unfinished()] == ["shards/pets2/c"]
+    assert list(store.unfinished("absent")) == []
+    with pytest.raises((StoreError, ConfigError)):  # it has nothing left to commit
+        outputs["shards/pets/224/b"].commit()
+    outputs["shards/pets2/c"].commit()
+    assert list(store.unfinished()) == []
+    assert keys_of(store) == ["shards/pets/done", "shards/pets2/c"]
+
+
+def test_two_unfinished_outputs_of_one_object_are_told_apart(store: Store) -> None:
+    first, second = store.open_output("a"), store.open_output("a")
+    for output in (first, second):
+        with output_file(output) as file:
+            file.write(bytes(BIG_BYTES))
+    tokens = {each.token for each in store.unfinished()}
+    assert len(tokens) == 2
+    first.commit()
+    [left] = store.unfinished()
+    store.discard(left)
+    assert list(store.unfinished()) == []
+    assert store.head("a").size_bytes == BIG_BYTES
+    second.discard()
+
+
 @pytest.mark.parametrize("key", BAD_KEYS, ids=ascii)
 def test_a_key_that_some_backend_cannot_hold_is_refused_everywhere(store: Store, tmp_path: Path, key: str) -> None:
     attempts: list[Callable[[], object]] = [
@@ -402,6 +471,8 @@ def test_a_key_that_some_backend_cannot_hold_is_refused_everywhere(store: Store,
         lambda: store.copy(key, "a"),
         lambda: store.copy("a", key),
         lambda: store.delete(key),
+        lambda: store.delete_many([key]),
+        lambda: store.discard(Unfinished(key, "1", datetime.now(UTC), None)),
         lambda: store.local_path(key),
     ]
     for attempt in attempts:
