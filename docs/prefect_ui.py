@@ -119,10 +119,6 @@ class PrefectUI:
         """Of the run whose page is open."""
         return self.page.url.partition("/flow-run/")[2].partition("?")[0]
 
-    def open_run(self, run_id: object) -> None:
-        """Go to the page of a run."""
-        self.page.goto(f"{self._url}/runs/flow-run/{run_id}")
-
     def wait_for_end(self, seconds: float = RUN_SECONDS) -> str:
         """Stay on the run's page until it shows a final state; returns that state."""
         state = self.page.locator("main").get_by_text(_FINAL).first

@@ -6,8 +6,8 @@ Run it here with `python -m flows.pets` (`--help` names its options, which are t
 `prefect deploy --all`.
 """
 
-from __future__ import annotations
-
+# Without `from __future__ import annotations`: `pets.serve()` sends the flow by value, and annotations that are text
+# would look in vain for what they name.
 import sys
 
 if __name__ == "__main__":  # before the imports below, which take seconds: see there

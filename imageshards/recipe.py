@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from imageshards.errors import ConfigError
+from imageshards.recipe_form import describe_fields
 
 RESOLUTIONS = (224, 299, 336, 384, 448, 512, 600)
 """224 ResNet; 299 Inception v3, Xception; 336 CLIP, ViT; 384 large ViT, ConvNeXt; 448 and 512 detection and
@@ -47,7 +48,9 @@ class Augment(BaseModel):
     A range that holds only its neutral value switches the operation off.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Augmentation")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, title="Augmentation", json_schema_extra=describe_fields
+    )
 
     copies: int = Field(0, ge=0, le=100, description="Augmented copies per training image, beside the plain one.")
     seed: int = Field(0, ge=0, description="Seed of every random draw.")
@@ -113,7 +116,9 @@ class Augment(BaseModel):
 class Recipe(BaseModel):
     """What is done to pixels. The same recipe on the same image gives the same bytes, everywhere."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, title="Recipe")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, title="Recipe", json_schema_extra=describe_fields
+    )
 
     fit: Literal["center-crop", "letterbox", "stretch"] = Field(
         "center-crop",
@@ -137,7 +142,9 @@ class Recipe(BaseModel):
     )
 
     keep_damaged: bool = Field(False, description="Accept images with lost data (truncated JPEG), noted as a repair.")
-    icc: Literal["ignore", "srgb"] = Field("ignore", description="Embedded color profiles: ignore, or convert to sRGB.")
+    icc: Literal["ignore", "srgb"] = Field(
+        "ignore", title="ICC profiles", description="Embedded color profiles: ignore, or convert to sRGB."
+    )
     background: Color = Field((255, 255, 255), description="Color (R, G, B) that transparent images are put on.")
     max_pixels: int = Field(
         64_000_000,
@@ -155,8 +162,10 @@ class Recipe(BaseModel):
         description="Contrast correction. equalize, autocontrast: each channel by itself, as Pillow does; clahe: the "
         "lightness of CIELAB, which leaves colors alone.",
     )
-    clahe_clip_limit: float = Field(2.0, gt=0.0, le=100.0, description="clahe: contrast limit, in OpenCV's units.")
-    clahe_tiles: int = Field(8, ge=1, le=64, description="clahe: tiles along each side.")
+    clahe_clip_limit: float = Field(
+        2.0, gt=0.0, le=100.0, title="CLAHE clip limit", description="clahe: contrast limit, in OpenCV's units."
+    )
+    clahe_tiles: int = Field(8, ge=1, le=64, title="CLAHE tiles", description="clahe: tiles along each side.")
     color: Literal["rgb", "gray", "red", "green", "blue"] = Field(
         "rgb", description="Three channels, gray (one channel, ITU-R 601 luma), or one channel alone."
     )
@@ -178,9 +187,11 @@ class Recipe(BaseModel):
         None, description="normalize given: one per channel, on the 0-1 scale."
     )
     std: tuple[Annotated[float, Field(ge=0.001, le=1000)], ...] | None = Field(
-        None, description="normalize given: one per channel, on the 0-1 scale."
+        None, title="Standard deviation (std)", description="normalize given: one per channel, on the 0-1 scale."
     )
-    dtype: Literal["uint8", "float16", "float32"] = Field("uint8", description="Type of stored pixels.")
+    dtype: Literal["uint8", "float16", "float32"] = Field(
+        "uint8", title="Pixel type (dtype)", description="Type of stored pixels."
+    )
 
     augment: Augment = Field(Augment(), description="Augmented copies of training images.")
 

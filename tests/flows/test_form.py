@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any, get_args
 
+import cloudpickle
 import pytest
 from prefect.utilities.schema_tools.validation import is_valid_schema, validate
 
@@ -22,6 +23,12 @@ def test_each_parameter_has_a_title_for_people_and_a_help_text() -> None:
     assert [name for name, title in titles.items() if title == name] == []
     assert [name for name, field in FIELDS.items() if not field.get("description")] == []
     assert len(set(titles.values())) == len(titles)
+
+
+def test_a_flow_that_is_sent_by_value_still_knows_its_parameters() -> None:
+    """As `pets.serve()` sends it."""
+    sent = cloudpickle.loads(cloudpickle.dumps(pets))
+    assert sent.validate_parameters({"resolutions": [384]})["resolutions"] == [384]
 
 
 def test_the_fields_stand_in_the_order_of_the_signature_with_the_long_recipe_last() -> None:
