@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 STORE ?= data
 
-.PHONY: run test lint bench bench-peers bench-all clean constraints peers
+.PHONY: run test lint stack stack-down stack-status deploy bench bench-peers bench-all clean constraints peers
 
 run: .venv/ready
 	$(BIN)/python -m imageshards.sample .venv/sample
@@ -14,6 +14,20 @@ test: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+# PostgreSQL, a Prefect server, a worker and a Ray head on this machine; .venv/bin/python -m deploy.stack --help
+stack: .venv/ready
+	$(BIN)/python -m deploy.stack up
+
+stack-down: .venv/ready
+	$(BIN)/python -m deploy.stack down
+
+stack-status: .venv/ready
+	$(BIN)/python -m deploy.stack status
+
+# to the Prefect server of PREFECT_API_URL
+deploy: .venv/ready
+	$(BIN)/python -m deploy.resources && $(BIN)/prefect --no-prompt deploy --all
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.throughput && $(BIN)/python -m benchmarks.differences

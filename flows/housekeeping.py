@@ -15,7 +15,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds: see 
 
     sys.exit(main())
 
-from contextlib import nullcontext
 from typing import Annotated, Any
 
 from prefect import flow
@@ -60,8 +59,11 @@ def housekeeping(
     policy = RetentionPolicy(keep_versions=keep_versions, grace_days=grace_days, delete_raw=delete_raw)
     passes = []
     for dataset in find_datasets(store):
-        with nullcontext() if dry_run else writing(store, dataset, raw_store=raw_store):
-            passes.append(clean(store, dataset, policy, raw_store=raw_store, dry_run=dry_run))
+        if dry_run:
+            passes.append(clean(store, dataset, policy, raw_store=raw_store, dry_run=True))
+            continue
+        with writing(store, dataset, raw_store=raw_store) as right:
+            passes.append(clean(store, dataset, policy, raw_store=raw_store, check_writer=right.check))
     problems = [problem for each in passes for problem in each.problems]
     if problems and not dry_run:
         raise StoreError(

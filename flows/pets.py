@@ -17,6 +17,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds: see 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 from prefect import flow
@@ -29,7 +30,7 @@ from blocks.dataset_store import store_access
 from blocks.ray_cluster import LOCAL, cluster_access
 from flows import form
 from flows.run_report import RunReport, run_report
-from flows.summary import Outcome, result_of
+from flows.summary import Outcome, Status, result_of
 from imageshards import oxford_pets
 from imageshards.errors import ConfigError
 from imageshards.fetch import Fetched, Source
@@ -111,7 +112,6 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
     Returns:
         dataset, store, index, and one result for each resolution.
     """
-    _check_parameters(resolutions, max_reject_fraction, max_leaks, keep_versions)
     choices = _Choices(
         store=store,
         raw_store=raw_store or store,
@@ -123,15 +123,10 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
         keep_unlisted=keep_unlisted,
         keep_versions=keep_versions,
     )
-    sources = _sources(images, annotations, images_sha256, annotations_sha256)
     with run_report(oxford_pets.DATASET, store) as report:
+        _check_parameters(choices)
         check(choices.store, choices.raw_store, ray)
-        known = look(sources["images"], sources["annotations"], choices.raw_store, oxford_pets.DATASET)
-        if known is None or keep_versions is not None or not _nothing_to_do(choices, known, report):
-            with writing(choices.store, oxford_pets.DATASET, raw_store=choices.raw_store) as right:
-                info = _write(choices, sources, known, right, report)
-        else:
-            info = known.info
+        info = _update(choices, _sources(images, annotations, images_sha256, annotations_sha256), report)
     opened = store_access(store).open()
     return {
         "dataset": info.dataset,
@@ -163,13 +158,31 @@ class _Choices:
         }
 
 
+def _update(choices: _Choices, sources: Mapping[str, Source], report: RunReport) -> IndexInfo:
+    """Look first, and write only where there is something to do."""
+    known = _look(choices, sources)
+    if known is not None and choices.keep_versions is None and _nothing_to_do(choices, known, report):
+        return known.info
+    with writing(choices.store, oxford_pets.DATASET, raw_store=choices.raw_store) as right:
+        if (
+            known is not None and right.waited
+        ):  # up to hours, in which the source may have changed, and others published it
+            known = _look(choices, sources)
+        return _write(choices, sources, known, right, report)
+
+
+def _look(choices: _Choices, sources: Mapping[str, Source]) -> Unchanged | None:
+    return look(sources["images"], sources["annotations"], choices.raw_store, oxford_pets.DATASET)
+
+
 def _nothing_to_do(choices: _Choices, known: Unchanged, report: RunReport) -> bool:
     """Whether all that is wanted is what readers get already."""
-    current = find_published(known.info.dataset, choices.fingerprints(known.info), choices.store, make_current=False)
-    if len(current) < len(choices.resolutions):
+    wanted = choices.fingerprints(known.info)
+    current = find_published(known.info.dataset, wanted, choices.store, raw_store=choices.raw_store, make_current=False)
+    if len(current) < len(wanted):
         return False
-    for manifest in current.values():
-        report.add(Outcome(manifest, "unchanged", report.seconds))
+    for found in current.values():
+        report.add(Outcome(found.manifest, "unchanged", report.seconds))
     return True
 
 
@@ -185,9 +198,12 @@ def _write(
     else:
         info, origin = known.info, dict(known.sources)
     wanted = choices.fingerprints(info)
-    published = find_published(info.dataset, wanted, choices.store)
-    for manifest in published.values():
-        report.add(Outcome(manifest, "unchanged", report.seconds))
+    published = find_published(
+        info.dataset, wanted, choices.store, raw_store=choices.raw_store, check_writer=right.check
+    )
+    for found in published.values():
+        status: Status = "restored" if found.changes else "unchanged"
+        report.add(Outcome(found.manifest, status, report.seconds, found.changes))
     missing = [resolution for resolution in wanted if resolution not in published]
     if missing:
         if known is not None:
@@ -195,7 +211,10 @@ def _write(
         _build(choices, missing, info, origin, right, report)
     if choices.keep_versions is not None:
         policy = RetentionPolicy(keep_versions=choices.keep_versions)
-        clean_after_publishing(choices.store, info.dataset, policy, raw_store=choices.raw_store)
+        cleaned = clean_after_publishing(
+            choices.store, info.dataset, policy, raw_store=choices.raw_store, check_writer=right.check
+        )
+        report.problems += cleaned["problems"]
     return info
 
 
@@ -247,17 +266,15 @@ def _build(
         report.add(Outcome(published.manifest, "built", report.seconds, published.changes))
 
 
-def _check_parameters(
-    resolutions: Sequence[int], max_reject_fraction: float, max_leaks: int | None, keep_versions: int | None
-) -> None:
-    if not resolutions:
+def _check_parameters(choices: _Choices) -> None:
+    if not choices.resolutions:
         raise ConfigError(f"resolutions is empty: choose at least one out of {', '.join(map(str, RESOLUTIONS))}")
-    if not 0 <= max_reject_fraction <= 1:
-        raise ConfigError(f"max_reject_fraction is a share from 0 to 1, found {max_reject_fraction}")
-    if max_leaks is not None and max_leaks < 0:
-        raise ConfigError(f"max_leaks is a number of pairs, 0 or more, found {max_leaks}")
-    if keep_versions is not None and keep_versions < 1:
-        raise ConfigError(f"keep_versions is a number of versions, 1 or more, found {keep_versions}")
+    if not 0 <= choices.max_reject_fraction <= 1:
+        raise ConfigError(f"max_reject_fraction is a share from 0 to 1, found {choices.max_reject_fraction}")
+    if choices.max_leaks is not None and choices.max_leaks < 0:
+        raise ConfigError(f"max_leaks is a number of pairs, 0 or more, found {choices.max_leaks}")
+    if choices.keep_versions is not None and choices.keep_versions < 1:
+        raise ConfigError(f"keep_versions is a number of versions, 1 or more, found {choices.keep_versions}")
 
 
 def _sources(
@@ -275,6 +292,10 @@ def _sources(
 
 
 def _download(sources: Mapping[str, Source]) -> dict[str, Fetched]:
-    """Both archives, at the same time."""
-    pending = {what: download.submit(what, source) for what, source in sources.items()}
-    return {what: future.result() for what, future in pending.items()}
+    """Both archives, at the same time; the large one on the main thread, where cancelling interrupts it."""
+    called_off = Event()
+    annotations = download.submit("annotations", sources["annotations"], called_off)
+    try:
+        return {"images": download("images", sources["images"]), "annotations": annotations.result()}
+    finally:
+        called_off.set()

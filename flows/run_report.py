@@ -23,6 +23,7 @@ from imageshards.contact_sheet import preview
 from imageshards.manifest import Manifest
 from imageshards.plan import version_prefix
 from imageshards.report import CONTACT_SHEET_NAME, REPORT_NAME
+from tasks.artifacts import artifact_or_warning
 from tasks.stages import Stage, collect_stages
 
 
@@ -33,10 +34,12 @@ class RunReport:
     Attributes:
         stages: Those that ended.
         outcomes: The resolutions that are published, by this run or before.
+        problems: What went wrong and did not fail the run, in sentences.
     """
 
     stages: list[Stage]
     outcomes: list[Outcome] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -69,7 +72,8 @@ def run_report(dataset: str, store: str) -> Iterator[RunReport]:
             with _noted_on(error):
                 _leave_failure(dataset, store, report, error)
             raise
-        _leave_success(dataset, store, report)
+        with artifact_or_warning("the report of this run, which did its work,"):
+            _leave_success(dataset, store, report)
 
 
 @contextmanager
@@ -85,24 +89,24 @@ def _leave_success(dataset: str, store: str, report: RunReport) -> None:
     access = store_access(store)
     outcomes = report.by_resolution()
     places = {outcome.manifest.resolution: _place(access, outcome.manifest) for outcome in outcomes}
-    page = summary_page(dataset, outcomes, places, report.stages, report.seconds)
-    built = [outcome for outcome in outcomes if outcome.status == "built"]
-    gists = {outcome.changes.gist() for outcome in built if outcome.changes}
+    page = summary_page(dataset, outcomes, places, report.stages, report.seconds, problems=report.problems)
+    news = [outcome for outcome in outcomes if outcome.status != "unchanged"]
+    gists = {outcome.changes.gist() for outcome in news if outcome.changes}
     create_markdown_artifact(page, key="summary", description="; ".join(sorted(gists)) or "nothing new")
-    if built:
-        _leave_built(access, built, places)
+    if news:
         _leave_time(report)
+        _leave_news(access, news, places)
 
 
 def _leave_failure(dataset: str, store: str, report: RunReport, error: Exception) -> None:
     page = failure_page(dataset, error, report.outcomes, report.stages, report.seconds)
     create_markdown_artifact(page, key="summary", description=f"failed: {type(error).__name__}")
     _leave_time(report)
-    built = [outcome for outcome in report.by_resolution() if outcome.status == "built"]
-    if built:
+    news = [outcome for outcome in report.by_resolution() if outcome.status != "unchanged"]
+    if news:
         access = store_access(store)
-        places = {outcome.manifest.resolution: _place(access, outcome.manifest) for outcome in built}
-        _leave_built(access, built, places)
+        places = {outcome.manifest.resolution: _place(access, outcome.manifest) for outcome in news}
+        _leave_news(access, news, places)
 
 
 def _leave_time(report: RunReport) -> None:
@@ -113,10 +117,10 @@ def _leave_time(report: RunReport) -> None:
     )
 
 
-def _leave_built(access: StoreAccess, built: Sequence[Outcome], places: dict[int, Place]) -> None:
+def _leave_news(access: StoreAccess, news: Sequence[Outcome], places: dict[int, Place]) -> None:
     """What is worth a look in new versions; of several, the picture and the classes are those of the smallest."""
-    first = built[0].manifest
-    changes = [outcome.changes for outcome in built if outcome.changes]
+    first = news[0].manifest
+    changes = [outcome.changes for outcome in news if outcome.changes]
     if changes:
         pages = [f"## {each.resolution} px\n\n{each.to_markdown()}" for each in changes]
         create_markdown_artifact(

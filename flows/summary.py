@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from imageshards.changes import Changes
 from imageshards.data_card import escape_markdown
@@ -22,7 +22,8 @@ from imageshards.store import Store
 from tasks.progress_artifact import readable_seconds
 from tasks.stages import DONE, Stage
 
-Status = Literal["built", "unchanged"]
+Status = Literal["built", "restored", "unchanged"]
+"""The most important first."""
 
 _BYTES_PER_MB = 1e6
 
@@ -42,9 +43,10 @@ class Outcome:
 
     Attributes:
         manifest: Of the version that is current now.
-        status: `built` by this run, or `unchanged`: published before.
+        status: `built` by this run; `restored`: published before, and made the current version again by this run; or
+            `unchanged`: current before.
         seconds: From the start of the run until it was published or found.
-        changes: Against the version that was current before; None where none was built.
+        changes: Against the version that was current before; None where that is this one.
     """
 
     manifest: Manifest
@@ -85,7 +87,13 @@ def result_of(outcome: Outcome, store: Store) -> dict[str, Any]:
 
 
 def summary_page(
-    dataset: str, outcomes: Sequence[Outcome], places: Mapping[int, Place], stages: Sequence[Stage], seconds: float
+    dataset: str,
+    outcomes: Sequence[Outcome],
+    places: Mapping[int, Place],
+    stages: Sequence[Stage],
+    seconds: float,
+    *,
+    problems: Sequence[str] = (),
 ) -> str:
     """The page of a run that succeeded: what a person reads first in the morning.
 
@@ -95,13 +103,15 @@ def summary_page(
         places: Where each is, by resolution.
         stages: What the run did.
         seconds: How long it took.
+        problems: What went wrong and did not fail the run.
     """
-    built = [outcome for outcome in outcomes if outcome.status == "built"]
-    head = "built" if built else "unchanged"
+    news = [outcome for outcome in outcomes if outcome.status != "unchanged"]
+    head = next(status for status in get_args(Status) if status in {outcome.status for outcome in outcomes})
     return "\n\n".join(
         [
             f"# {escape_markdown(dataset)}: {head}",
-            *(_news(built, stages, seconds) if built else _no_news(outcomes, seconds)),
+            *(f"**Not cleaned**: {escape_markdown(problem)}" for problem in problems),
+            *(_news(news, stages, seconds) if news else _no_news(outcomes, seconds)),
             _results(outcomes),
             _places(outcomes, places),
             *_irregularities(outcomes[0].manifest),
@@ -124,8 +134,8 @@ def failure_page(
     failed = next((stage for stage in reversed(stages) if stage.outcome != DONE), None)
     where = f" in stage **{_label(failed)}**" if failed else ""
     advice = next((text for kind, text in _ADVICE.items() if isinstance(error, kind)), None)
-    built = [str(outcome.manifest.resolution) for outcome in outcomes if outcome.status == "built"]
-    published = f"published {', '.join(built)} px before that" if built else "published nothing"
+    news = [str(outcome.manifest.resolution) for outcome in outcomes if outcome.status != "unchanged"]
+    published = f"published {', '.join(news)} px before that" if news else "published nothing"
     return "\n\n".join(
         [
             f"# {escape_markdown(dataset)}: failed",
@@ -169,15 +179,17 @@ def class_table(manifest: Manifest) -> list[dict[str, Any]]:
     ]
 
 
-def _news(built: Sequence[Outcome], stages: Sequence[Stage], seconds: float) -> Iterator[str]:
+def _news(news: Sequence[Outcome], stages: Sequence[Stage], seconds: float) -> Iterator[str]:
     """What is new, and how fast it was made."""
     resolutions: dict[str, list[str]] = {}
-    for outcome in built:
+    for outcome in news:
         if outcome.changes:
-            resolutions.setdefault(outcome.changes.gist(), []).append(str(outcome.manifest.resolution))
+            since = f"the version of {_minute(outcome.manifest.created_at)} is current again: "
+            said = (since if outcome.status == "restored" else "") + outcome.changes.gist()
+            resolutions.setdefault(said, []).append(str(outcome.manifest.resolution))
     for gist, those in resolutions.items():
         yield f"**{', '.join(those)} px**: {escape_markdown(gist)}."
-    images = built[0].manifest.images
+    images = news[0].manifest.images
     yield f"{images:,} images in the archive. Every one of them is a row, a reject, or left out by a rule."
     done = next((stage for stage in reversed(stages) if stage.name == "preprocess" and stage.outcome == DONE), None)
     if done is None:

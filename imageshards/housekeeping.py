@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
-from imageshards.errors import StoreError
+from imageshards.errors import ConfigError, StoreError
 from imageshards.manifest import manifest_key, read_latest
 from imageshards.retention import (
     Condition,
@@ -94,6 +94,7 @@ def clean_dataset(
     dry_run: bool,
     now: datetime | None = None,
     on_removal: Callable[[Removal], None] = lambda _: None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> Cleaning:
     """Delete what the policy lets go of one dataset. Idempotent; a pass that broke off is finished by the next.
 
@@ -106,16 +107,18 @@ def clean_dataset(
         dry_run: Only find out what would go; nothing is written either.
         now: The time; default: now.
         on_removal: Called with each thing as soon as it is gone, or found to be one that would go.
+        check_writer: Raises where this run has lost the right to write; called before anything is deleted: since the
+            look another run may have begun to fill a folder that was abandoned.
 
     Raises:
-        StoreError: A store cannot be listed.
+        StoreError: A store cannot be listed, or the right to write is lost.
         TransientError: A store is out of reach; what was deleted stays so.
     """
     now = now or datetime.now(UTC)
     found = survey(store, raw_store, dataset)
     plan = plan_retention(found.versions, policy, now, leftovers=found.leftovers)
     cleaning = Cleaning(dataset, dry_run, kept=dict(_kept(plan)), problems=list(found.problems))
-    work = _Pass(cleaning, store, raw_store, on_removal)
+    work = _Pass(cleaning, store, raw_store, on_removal, check_writer)
     stuck = [verdict for verdict in plan.deletions if not work.remove(verdict)]
     if policy.delete_raw and any(isinstance(verdict.subject, VersionState) for verdict in stuck):
         cleaning.problems.append("no raw object is deleted: a version that was to go is still there, see above")
@@ -138,6 +141,7 @@ class _Pass:
     store: Store
     raw_store: Store
     on_removal: Callable[[Removal], None]
+    check_writer: Callable[[], None]
 
     def remove(self, verdict: Verdict) -> bool:
         """Remove one thing, and tell whether it is gone; where not, that is noted, for others may go nevertheless."""
@@ -148,9 +152,10 @@ class _Pass:
             kind, name = _KINDS[subject.condition], subject.prefix
         objects, size_bytes = subject.objects, subject.size_bytes
         if not self.cleaning.dry_run:
+            self.check_writer()
             try:
                 objects, size_bytes = self._delete(subject)
-            except StoreError as error:
+            except (StoreError, ConfigError) as error:  # others may have put there what is no key of ours
                 self.cleaning.problems.append(error.message)
                 self.cleaning.kept[name] = "it could not be deleted"
                 return False
@@ -166,7 +171,7 @@ class _Pass:
                 objects = referred.absent(raw_store, dataset, not_before=not_before)
                 self._remove_all(Kind.INDEX, "no version that is kept refers to them", iter(indexes.stale))
                 self._remove_all(Kind.RAW, "no index that is kept refers to them", objects)
-        except StoreError as error:
+        except (StoreError, ConfigError) as error:
             self.cleaning.problems.append(error.message)
 
     def _remove_all(self, kind: Kind, reason: str, stale: Iterator[ObjectInfo]) -> None:
@@ -175,6 +180,7 @@ class _Pass:
         try:
             while batch := list(islice(stale, _BATCH)):
                 if not self.cleaning.dry_run:
+                    self.check_writer()
                     self.raw_store.delete_many(info.key for info in batch)
                 objects += len(batch)
                 size_bytes += sum(info.size_bytes for info in batch)

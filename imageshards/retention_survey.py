@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from imageshards.errors import ObjectMissingError, StoreError
+from imageshards.errors import ConfigError, ObjectMissingError, StoreError
 from imageshards.manifest import MANIFEST_NAME, read_latest, read_left, read_manifest
 from imageshards.plan import version_prefix
 from imageshards.retention import Condition, Kind, Leftover, VersionState
-from imageshards.store import ObjectInfo, Store
+from imageshards.store import ObjectInfo, Store, check_key
 
 _FINGERPRINT = re.compile("[0-9a-f]{32}")
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -172,7 +172,16 @@ def _unfinished(store: Store, prefix: str, problems: list[str], *, is_raw: bool 
                 is_raw=is_raw,
             )
             for found in store.unfinished(prefix)
+            if _can_be_ours(found.key)
         ]
     except StoreError as error:  # S3 has a permission of its own for it, and some servers do not tell
         problems.append(error.message)
         return []
+
+
+def _can_be_ours(key: str) -> bool:
+    try:
+        check_key(key)
+    except ConfigError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from prefect import get_run_logger, task
@@ -13,6 +14,7 @@ from imageshards.housekeeping import Cleaning, Removal, clean_dataset
 from imageshards.report_view import readable_size
 from imageshards.retention import RetentionPolicy
 from imageshards.retention_survey import datasets_in
+from tasks.artifacts import artifact_or_warning
 from tasks.policies import TASK_OPTIONS
 from tasks.stages import stage
 
@@ -28,6 +30,7 @@ def clean(
     *,
     raw_store: str | None = None,
     dry_run: bool = False,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> Cleaning:
     """Delete what the policy lets go of one dataset; all of it is logged, and in a table artifact of the run.
 
@@ -39,6 +42,7 @@ def clean(
         policy: What to keep.
         raw_store: Likewise of the raw data; the same store unless given.
         dry_run: Only find out what would go.
+        check_writer: Raises where this run has lost the right to write; called before anything is deleted.
     """
     logger = get_run_logger()
     opened, raw = store_access(store).open(), store_access(raw_store or store).open()
@@ -47,7 +51,9 @@ def clean(
         logger.info("%s %s: %s (%s)", "would delete" if dry_run else "deleted", *_named(removal))
 
     with stage("clean", dataset=dataset) as report:
-        cleaning = clean_dataset(opened, raw, dataset, policy, dry_run=dry_run, on_removal=tell)
+        cleaning = clean_dataset(
+            opened, raw, dataset, policy, dry_run=dry_run, on_removal=tell, check_writer=check_writer
+        )
         report.count(objects=cleaning.objects, bytes=cleaning.size_bytes, problems=len(cleaning.problems))
         if dry_run:
             report.note(dry_run="yes")
@@ -76,7 +82,12 @@ def find_datasets(store: str) -> list[str]:
 
 
 def clean_after_publishing(
-    store: str, dataset: str, policy: RetentionPolicy, *, raw_store: str | None = None
+    store: str,
+    dataset: str,
+    policy: RetentionPolicy,
+    *,
+    raw_store: str | None = None,
+    check_writer: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Clean at the end of a run whose dataset is published: if that fails the run goes on, but does not hide it.
 
@@ -87,11 +98,12 @@ def clean_after_publishing(
         dataset: Likewise.
         policy: Likewise.
         raw_store: Likewise.
+        check_writer: Likewise.
 
     Returns:
         JSON-ready: `objects` and `bytes` deleted, and `problems`, which is empty where all went well.
     """
-    state = clean(store, dataset, policy, raw_store=raw_store, return_state=True)
+    state = clean(store, dataset, policy, raw_store=raw_store, check_writer=check_writer, return_state=True)
     if not state.is_completed():
         get_run_logger().warning("published, but not cleaned: %s", state.message)
         return {"objects": 0, "bytes": 0, "problems": [state.message or "not cleaned"]}
@@ -109,7 +121,9 @@ def cleaning_artifact(cleaning: Cleaning) -> None:
     if len(rows) > ROWS_SHOWN:
         description += f"; the first {ROWS_SHOWN} of {len(rows):,} rows, the log names all"
     slug = re.sub("[^a-z0-9]+", "-", cleaning.dataset.lower()).strip("-")
-    create_table_artifact(rows[:ROWS_SHOWN], key=f"housekeeping-{slug}", description=description)
+    key = f"housekeeping-{slug}"
+    with artifact_or_warning(f"artifact {key}"):
+        create_table_artifact(rows[:ROWS_SHOWN], key=key, description=description)
 
 
 def cleaning_table(cleaning: Cleaning) -> list[dict[str, Any]]:

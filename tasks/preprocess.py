@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any
@@ -26,6 +27,7 @@ from tasks.tables import rejects_artifact
 
 _STORE_VARIABLES = "IMAGESHARDS_STORE_"
 _RAW_STORE_VARIABLES = "IMAGESHARDS_RAW_STORE_"
+_DIGEST_DIGITS = 16
 
 
 @task(name="preprocess", **TASK_OPTIONS)
@@ -98,7 +100,7 @@ def _build(spec: JobSpec, finished: StoreAccess, raw: StoreAccess, cluster: Clus
                 environment = {**finished.environment(_STORE_VARIABLES), **raw.environment(_RAW_STORE_VARIABLES)}
                 run_local_driver(arguments, environment, output.take)
             else:
-                metadata = job_metadata(run_id, store_url=_store_name(spec), dataset=spec.dataset)
+                metadata = job_metadata(run_id, store_url=_store_name(spec), dataset=spec.dataset, work=_digest(spec))
                 run_ray_job(
                     cluster,
                     run_id,
@@ -112,6 +114,11 @@ def _build(spec: JobSpec, finished: StoreAccess, raw: StoreAccess, cluster: Clus
                 raise output.error from error
             raise
         return JobResult.from_json(store.get(spec.result_key))
+
+
+def _digest(spec: JobSpec) -> str:
+    """Tells jobs of one run apart that are not to do the same."""
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
 def _store_name(spec: JobSpec) -> str:
@@ -155,7 +162,10 @@ def _object(store: Store, key: str, data: bytes | None) -> Iterator[None]:
             store.delete(key)
         raise
     else:
-        store.delete(key)
+        try:
+            store.delete(key)
+        except ImageShardsError as error:  # the work is done; housekeeping takes it
+            get_run_logger().warning("%s is left behind: %s", store.uri(key), error.message)
 
 
 def _spec(access: StoreAccess, variables: str) -> Any:

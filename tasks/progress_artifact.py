@@ -10,8 +10,13 @@ from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
+from tasks.artifacts import artifact_or_warning
+
 UPDATE_SECONDS = 2.0
 """Least time between two updates: each is a request to the Prefect server."""
+
+AWAY_SECONDS = 60.0
+"""The same where an update failed: Prefect's client tries for a minute to reach a server that is away."""
 
 PACE_SECONDS = 30.0
 """The speed shown is that of so many last seconds, so that the time left follows what happens now."""
@@ -100,8 +105,10 @@ class ProgressArtifact:
         ends = done >= total and (self._id is not None or self._clock() >= self._next)
         if not ends and self._clock() < self._next:
             return
-        self._next = self._clock() + UPDATE_SECONDS
-        self._send(100 * done / total if total else 100.0, self._text(done, total, seconds))
+        self._next = self._clock() + AWAY_SECONDS
+        with artifact_or_warning(f"artifact {self._key}"):
+            self._send(100 * done / total if total else 100.0, self._text(done, total, seconds))
+            self._next = self._clock() + UPDATE_SECONDS
 
     def _text(self, done: int, total: int, seconds: float) -> str:
         text = f"{done:,} of {total:,} {self._unit}"

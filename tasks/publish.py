@@ -33,11 +33,11 @@ class Published:
 
     Attributes:
         manifest: The manifest that counts.
-        changes: How it differs from the version that was current before.
+        changes: How it differs from the version that was current before; None where that was this one.
     """
 
     manifest: Manifest
-    changes: Changes
+    changes: Changes | None
 
 
 @task(name="publish", task_run_name="publish {resolution}", **TASK_OPTIONS)
@@ -88,27 +88,45 @@ def publish(  # noqa: PLR0913 (what the steps before it made)
 
 @task(name="find published", **TASK_OPTIONS)
 def find_published(
-    dataset: str, fingerprints: Mapping[int, str], store: str, *, make_current: bool = True
-) -> dict[int, Manifest]:
-    """Which versions were published before.
+    dataset: str,
+    fingerprints: Mapping[int, str],
+    store: str,
+    *,
+    raw_store: str,
+    make_current: bool = True,
+    check_writer: Callable[[], None] = lambda: None,
+) -> dict[int, Published]:
+    """Which versions were published before; tells what changes for readers where one becomes current again.
 
     Args:
         dataset: Name of the dataset.
         fingerprints: The version that is wanted of each resolution.
         store: Folder, URL or `block:NAME` of the finished data.
+        raw_store: Likewise of the raw data.
         make_current: Point readers at each of them; else one that is not current is left out, and nothing is written.
+        check_writer: Raises where this run has lost the right to write; called before readers are pointed elsewhere.
     """
-    opened = store_access(store).open()
+    opened, raw = store_access(store).open(), store_access(raw_store).open()
     published = {}
     with stage("find-published") as report:
         for resolution, version in fingerprints.items():
             manifest = read_manifest(opened, dataset, resolution, version)
-            if manifest is None or not (make_current or is_current(opened, manifest)):
+            if manifest is None:
                 continue
-            if make_current and point_latest(opened, manifest):
+            changes = None
+            if not is_current(opened, manifest):
+                if not make_current:
+                    continue
+                before = current_manifest(opened, dataset, resolution)
+                changes = compare_versions(before, manifest, raw_store=raw, store=opened)
+                check_writer()
+                point_latest(opened, manifest)
                 get_run_logger().warning(
-                    "%d px: version %s was published before, and is current again", resolution, version
+                    "%d px: version %s was published before, and is current again: %s",
+                    resolution,
+                    version,
+                    changes.gist(),
                 )
-            published[resolution] = manifest
+            published[resolution] = Published(manifest, changes)
         report.count(wanted=len(fingerprints), found=len(published))
     return published

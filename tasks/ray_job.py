@@ -23,6 +23,7 @@ FIRST_POLL_SECONDS = 0.5
 LONGEST_POLL_SECONDS = 5.0
 
 RUN_KEY, STORE_KEY, DATASET_KEY = "imageshards_run", "imageshards_store", "imageshards_dataset"
+WORK_KEY = "imageshards_work"
 
 PROBE_ID = re.compile(r"imageshards-(?P<run>.+)-probe-(?P<number>\d+)")
 """Ids of the jobs that look at what is installed, see `tasks.ray_versions`."""
@@ -32,9 +33,16 @@ _EXIT_BY_SIGNAL = 128
 """And the signal's number: the exit status of a program that caught it and cleaned up."""
 
 
-def job_metadata(run_id: str, *, store_url: str, dataset: str) -> dict[str, str]:
-    """What a job tells about itself, on the dashboard and to `stop_orphans`; a store's URL holds no secret."""
-    return {RUN_KEY: run_id, STORE_KEY: store_url, DATASET_KEY: dataset}
+def job_metadata(run_id: str, *, store_url: str, dataset: str, work: str = "") -> dict[str, str]:
+    """What a job tells about itself, on the dashboard, to `stop_orphans`, and to a later attempt of its run.
+
+    Args:
+        run_id: Id of the flow run.
+        store_url: The store's URL, which holds no secret.
+        dataset: Name of the dataset.
+        work: The same for jobs that do the same.
+    """
+    return {RUN_KEY: run_id, STORE_KEY: store_url, DATASET_KEY: dataset, WORK_KEY: work}
 
 
 def run_ray_job(
@@ -143,11 +151,16 @@ def _submit_or_attach(
     for job_id in _job_ids(run_id):
         with ray_errors(cluster):
             status = job_status(client, job_id)
+            found = client.get_job_info(job_id).metadata or {} if status in (*LIVE, "SUCCEEDED") else {}
         if status is None:
             _submit(client, cluster, job_id, arguments, metadata)
             return job_id
-        if status in LIVE or (status == "SUCCEEDED" and has_result()):
-            return job_id
+        # A run that is started again as a whole may find another source, and have other work to do than its last job.
+        if found.get(WORK_KEY) == metadata.get(WORK_KEY):
+            if status in LIVE or (status == "SUCCEEDED" and has_result()):
+                return job_id
+        elif status in LIVE:
+            stop_jobs(client, cluster, [job_id])
     raise TransientError(f"{_MAX_JOBS} Ray jobs of this flow run failed; look at their logs on {cluster.address}")
 
 

@@ -10,6 +10,7 @@ from prefect.artifacts import create_table_artifact
 from imageshards.errors import Check
 from imageshards.job import JobResult
 from imageshards.shard_file import Reject
+from tasks.artifacts import artifact_or_warning
 
 REJECTS_SHOWN = 100
 """`rejects.parquet` beside each version names all."""
@@ -29,7 +30,9 @@ def checks_artifact(resolution: int, checks: Iterable[Check]) -> None:
         }
         for check in sorted(checks, key=lambda check: check.passed)
     ]
-    create_table_artifact(table, key=f"checks-{resolution}", description=f"Validation at {resolution} px")
+    key = f"checks-{resolution}"
+    with artifact_or_warning(f"artifact {key}"):
+        create_table_artifact(table, key=key, description=f"Validation at {resolution} px")
 
 
 def rejects_artifact(built: JobResult) -> None:
@@ -39,7 +42,8 @@ def rejects_artifact(built: JobResult) -> None:
     description = f"{len(table):,} rejected {'image' if len(table) == 1 else 'images'}"
     if len(table) > REJECTS_SHOWN:
         description += f", the first {REJECTS_SHOWN}; rejects.parquet beside each version names all"
-    create_table_artifact(shown, key="rejects", description=description)
+    with artifact_or_warning("artifact rejects"):
+        create_table_artifact(shown, key="rejects", description=description)
 
 
 def rejects_table(built: JobResult) -> list[dict[str, Any]]:

@@ -7,11 +7,9 @@ a time, whatever their stores; at 0 all wait.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 from uuid import UUID
 
 import httpx
@@ -47,18 +45,18 @@ _ADVICE = (
 """A server that keeps its leases in memory, as Prefect does unless told otherwise, never frees a slot that was taken
 when it was restarted."""
 
-Logger = logging.Logger | logging.LoggerAdapter[Any]
-
 
 class Writing:
     """The right to write a dataset, while the block of `writing` lasts.
 
     Attributes:
         run_id: Id of this run, by which its Ray job looks whether the run still has that right.
+        waited: Whether others had it first: what this run saw before may be so no longer.
     """
 
-    def __init__(self, run_id: str, locks: Sequence[WriterLock]) -> None:
+    def __init__(self, run_id: str, locks: Sequence[WriterLock], *, waited: bool = False) -> None:
         self.run_id = run_id
+        self.waited = waited
         self._locks = locks
 
     def check(self) -> None:
@@ -99,19 +97,23 @@ def writing(
         ImageShardsError: No slot of Prefect's limit became free.
     """
     logger = get_run_logger()
+    waits: list[str] = []
+
+    def tell(reason: str) -> None:
+        waits.append(reason)
+        logger.info("%s", reason)
+
     holder = Holder(run_id=str(flow_run.id), name=str(flow_run.name), deployment=deployment.name)
     with ExitStack() as stack:
         with stage("wait-for-others"):
             locks = [
                 stack.enter_context(
-                    writer_lock(
-                        each, dataset, holder=holder, wait_seconds=wait_seconds, on_wait=logger.info, policy=policy
-                    )
+                    writer_lock(each, dataset, holder=holder, wait_seconds=wait_seconds, on_wait=tell, policy=policy)
                 )
                 for each in _stores(store, raw_store)
             ]
-            _take_slot(stack, wait_seconds, logger)
-        yield Writing(holder.run_id, locks)
+            _take_slot(stack, wait_seconds, tell)
+        yield Writing(holder.run_id, locks, waited=bool(waits))
 
 
 def _stores(*references: str | None) -> list[Store]:
@@ -127,7 +129,7 @@ def _place(store: Store) -> tuple[str, str]:
     return (store.url, store.spec.endpoint_url or "") if path is None else (str(path.resolve()), "")
 
 
-def _take_slot(stack: ExitStack, wait_seconds: float, logger: Logger) -> None:
+def _take_slot(stack: ExitStack, wait_seconds: float, on_wait: Callable[[str], None]) -> None:
     """Take a slot of the limit, where there is one, until the stack is left.
 
     Each request is short, so that cancelling interrupts the wait; and Prefect writes an error into its log for each
@@ -145,7 +147,7 @@ def _take_slot(stack: ExitStack, wait_seconds: float, logger: Logger) -> None:
             raise ImageShardsError(f"after {wait_seconds:.0f} s of waiting, {reason}")
         if now >= next_report:
             next_report = now + _REPORT_SECONDS
-            logger.info("waiting: %s", reason)
+            on_wait(f"waiting: {reason}")
         time.sleep(_POLL_SECONDS)
 
 

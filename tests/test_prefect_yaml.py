@@ -23,11 +23,13 @@ from prefect.flows import Flow, load_flow_from_entrypoint
 from pydantic import BaseModel
 
 from blocks.from_environment import main as create_blocks
+from deploy.resources import create_pools, read_resources
 from imageshards.recipe import RESOLUTIONS
 
 FILE = Path(__file__).resolve().parents[1] / "prefect.yaml"
 POOL = "imageshards"
 COMMAND_SECONDS = 90
+STRATEGIES = {"nightly": "CANCEL_NEW", "manual": "ENQUEUE", "housekeeping": "CANCEL_NEW"}
 
 
 def read_file() -> dict[str, Any]:
@@ -70,9 +72,9 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
             yield from models_in(argument)
 
 
-def test_prefect_knows_every_key_of_the_file() -> None:
+def test_prefect_knows_every_key_of_the_file_but_the_one_that_is_for_its_reader() -> None:
     PrefectYamlModel.model_validate(read_file())
-    assert list(unknown_keys(PrefectYamlModel, read_file())) == []
+    assert list(unknown_keys(PrefectYamlModel, read_file())) == ["definitions"]
 
 
 @pytest.mark.parametrize(
@@ -96,11 +98,11 @@ def test_prefect_knows_every_key_of_the_file() -> None:
 def test_a_misspelt_key_would_be_found(misspell: Callable[[dict[str, Any]], None], found: str) -> None:
     data = copy.deepcopy(read_file())
     misspell(data)
-    assert list(unknown_keys(PrefectYamlModel, data)) == [found]
+    assert list(unknown_keys(PrefectYamlModel, data)) == sorted(["definitions", found])
 
 
-def test_there_are_two_deployments_with_what_a_reader_needs() -> None:
-    assert [deployment["name"] for deployment in deployments()] == ["nightly", "manual"]
+def test_there_are_three_deployments_with_what_a_reader_needs() -> None:
+    assert [deployment["name"] for deployment in deployments()] == ["nightly", "manual", "housekeeping"]
     for deployment in deployments():
         assert deployment["description"]
         assert deployment["tags"]
@@ -112,7 +114,7 @@ def test_its_entrypoint_is_a_module_path_that_imports(deployment: dict[str, Any]
     assert ":" not in deployment["entrypoint"]  # which would put flows/ first on sys.path
     flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
     assert isinstance(flow, Flow)
-    assert flow.fn.__module__ == "flows.pets"
+    assert f"{flow.fn.__module__}.{flow.fn.__name__}" == deployment["entrypoint"]
 
 
 @each_deployment
@@ -124,52 +126,87 @@ def test_its_parameters_are_the_flows_and_their_values_are_valid(deployment: dic
 
 @each_deployment
 def test_it_names_blocks_and_no_folder_as_a_workers_folder_is_temporary(deployment: dict[str, Any]) -> None:
-    assert deployment["parameters"]["store"].startswith("block:")
-    assert deployment["parameters"]["ray"].startswith("block:")
+    given = deployment["parameters"]
+    assert given["store"].startswith("block:")
+    assert given.get("ray", "block:").startswith("block:")
 
 
-def test_the_schedule_can_be_found_again_and_says_when() -> None:
-    nightly, manual = deployments()
-    assert "schedules" not in manual
-    assert len(nightly["schedules"]) == 1
-    schedule = nightly["schedules"][0]
-    assert {"slug", "active", "cron", "timezone"} <= set(schedule)
-    assert schedule["active"] is True
-    assert schedule["cron"] == "0 2 * * *"
-    CronSchedule(cron=schedule["cron"], timezone=str(ZoneInfo(schedule["timezone"])))
+def test_the_schedules_can_be_found_again_and_say_when() -> None:
+    given = {deployment["name"]: deployment.get("schedules", []) for deployment in deployments()}
+    times = {name: [schedule["cron"] for schedule in schedules] for name, schedules in given.items()}
+    assert times == {"nightly": ["0 2 * * *"], "manual": [], "housekeeping": ["0 5 * * 0"]}
+    for schedule in (schedule for schedules in given.values() for schedule in schedules):
+        assert {"slug", "active", "cron", "timezone"} <= set(schedule)
+        assert schedule["active"] is True
+        CronSchedule(cron=schedule["cron"], timezone=str(ZoneInfo(schedule["timezone"])))
+
+
+def test_housekeeping_deletes_no_raw_image() -> None:
+    [housekeeping] = [deployment for deployment in deployments() if deployment["name"] == "housekeeping"]
+    assert housekeeping["parameters"]["dry_run"] is False
+    assert "delete_raw" not in housekeeping["parameters"]
 
 
 @each_deployment
 def test_it_runs_one_at_a_time(deployment: dict[str, Any]) -> None:
-    expected = {"nightly": "CANCEL_NEW", "manual": "ENQUEUE"}[deployment["name"]]
+    expected = STRATEGIES[deployment["name"]]
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": expected}
 
 
 @pytest.fixture(scope="session")
-def deployed(prefect_api: str) -> dict[str, DeploymentResponse]:
-    """The deployments as a server has them after `prefect deploy --all`."""
+def pool(prefect_api: str) -> None:
+    """The work pool of deploy/resources.yaml."""
     with get_client(sync_client=True) as client:
-        client.request("POST", "/work_pools/", json={"name": POOL, "type": "process"}).raise_for_status()
-    command = [Path(sys.executable).with_name("prefect"), "--no-prompt", "deploy", "--all"]
+        list(create_pools(client, read_resources().work_pools))
+
+
+@pytest.fixture(scope="session")
+def deployed(pool: None) -> dict[str, DeploymentResponse]:
+    """The deployments as a server has them after `prefect deploy --all`."""
+    return deploy(FILE, "nightly", "manual", "housekeeping")
+
+
+def deploy(file: Path, *names: str) -> dict[str, DeploymentResponse]:
+    """Deploy all of a file; the deployments of these names as the server has them then."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
     subprocess.run(command, cwd=FILE.parent, capture_output=True, timeout=COMMAND_SECONDS, check=True)
     with get_client(sync_client=True) as client:
-        return {deployment.name: deployment for deployment in client.read_deployments()}
+        return {deployment.name: deployment for deployment in client.read_deployments() if deployment.name in names}
 
 
-def test_a_server_takes_both_with_schedule_and_limit(deployed: dict[str, DeploymentResponse]) -> None:
-    assert set(deployed) == {"nightly", "manual"}
+@pytest.mark.parametrize("variant", ["installed", "git", "image"])
+def test_each_way_of_the_code_can_be_deployed(pool: None, tmp_path: Path, variant: str) -> None:
+    data = read_file()
+    [manual] = [deployment for deployment in data["deployments"] if deployment["name"] == "manual"]
+    manual["name"] = f"manual-{variant}"
+    file = tmp_path / "prefect.yaml"
+    file.write_text(
+        yaml.safe_dump({"name": data["name"], "pull": data["definitions"][variant], "deployments": [manual]})
+    )
+    [deployment] = deploy(file, f"manual-{variant}").values()
+    assert deployment.pull_steps == data["definitions"][variant]
+    names = {"installed": [], "git": ["git_clone"], "image": ["set_working_directory"]}
+    assert [next(iter(step)).rpartition(".")[2] for step in deployment.pull_steps] == names[variant]
+
+
+def test_the_code_in_use_is_the_installed_one() -> None:
+    assert read_file()["pull"] == []
+
+
+def test_a_server_takes_them_with_schedules_and_limits(deployed: dict[str, DeploymentResponse]) -> None:
+    assert set(deployed) == set(STRATEGIES)
     for name, deployment in deployed.items():
-        assert deployment.entrypoint == "flows.pets.pets"
         assert deployment.work_pool_name == POOL
         assert deployment.pull_steps == []
         assert deployment.enforce_parameter_schema
         assert deployment.global_concurrency_limit is not None
         assert deployment.global_concurrency_limit.limit == 1
         assert deployment.concurrency_options is not None
-        strategy = {"nightly": "CANCEL_NEW", "manual": "ENQUEUE"}[name]
-        assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy(strategy)
-        assert deployment.parameters == {"store": "block:pets", "ray": "block:ray", "resolutions": [224]}
+        assert deployment.concurrency_options.collision_strategy == ConcurrencyLimitStrategy(STRATEGIES[name])
         assert name in deployment.tags
+    for name in ("nightly", "manual"):
+        assert deployed[name].entrypoint == "flows.pets.pets"
+        assert deployed[name].parameters == {"store": "block:pets", "ray": "block:ray", "resolutions": [224]}
     assert deployed["manual"].schedules == []
     [schedule] = deployed["nightly"].schedules
     assert schedule.active
@@ -232,4 +269,4 @@ def test_the_blocks_it_names_are_those_that_the_environment_command_creates(
     assert create_blocks([]) == 0
     created = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
     for deployment in deployments():
-        assert {deployment["parameters"][name] for name in ("store", "ray")} <= created
+        assert {value for value in deployment["parameters"].values() if str(value).startswith("block:")} <= created

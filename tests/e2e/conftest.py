@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from imageshards.sample import SampleArchives, SampleSpec, write_sample
+from tests.e2e.stack import Stack, running_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN_TIMEOUT_SECONDS = 240
@@ -87,6 +88,17 @@ def finished(pets: Pets, drawn: SampleArchives, tmp_path_factory: pytest.TempPat
     """One run of the drawn archive into a folder, and the folder; not to be changed."""
     store = tmp_path_factory.mktemp("finished")
     return pets(*archives(drawn), "--store", str(store)), store
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A whole installation, with its store on Ceph where that can be had, else on moto."""
+    try:
+        server = request.getfixturevalue("ceph")
+    except pytest.skip.Exception:
+        server = request.getfixturevalue("moto")
+    with running_stack(tmp_path_factory.mktemp("stack"), server) as running:
+        yield running
 
 
 def archives(sample: SampleArchives) -> list[str]:

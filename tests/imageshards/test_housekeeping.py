@@ -15,6 +15,8 @@ from imageshards.manifest import Manifest, latest_key, point_latest, read_latest
 from imageshards.oxford_pets import DATASET
 from imageshards.retention import Kind, RetentionPolicy
 from imageshards.store import Store
+from imageshards.writer_lock import Holder, Lease, writer_lock
+from tests.conftest import S3Server
 from tests.imageshards.built_version import RESOLUTION, BuiltVersion
 from tests.imageshards.published_versions import (
     DELETE_RAW,
@@ -274,6 +276,43 @@ def test_a_version_that_another_relies_on_stays(store: Store, built: BuiltVersio
     assert rows_of(store).num_rows > 0
 
 
+# --- the right to write
+
+
+def test_a_pass_that_slept_leaves_what_another_run_has_written_since(folder_store: Store, built: BuiltVersion) -> None:
+    publish_copies(built, folder_store, NIGHTS)
+    abandoned = f"{prefix_of(9)}trainval-00000.parquet"
+    folder_store.put(abandoned, b"old")
+    other = Lease(holder=Holder(run_id="other", name="clever-bear", host="elsewhere"))
+
+    class Slept(Dying):
+        def unfinished(self, prefix: str) -> Any:  # the last thing that is looked at
+            folder_store.put(f"locks/{DATASET}/000000000002.json", other.to_json())
+            folder_store.put(abandoned, b"fresh")
+            return self._store.unfinished(prefix)
+
+    slept: Any = Slept(folder_store, 100)
+    me = Holder(run_id="me", name="me")
+    with writer_lock(folder_store, DATASET, holder=me) as lock, pytest.raises(StoreError, match="clever-bear"):
+        clean_dataset(slept, slept, DATASET, KEEP_ONE, dry_run=False, now=later(), check_writer=lock.check)
+    assert folder_store.get(abandoned) == b"fresh"
+    assert versions_in(folder_store) == {0, 1, 2, 9}
+
+
+def test_raw_objects_too_are_deleted_only_by_who_may_write(folder_store: Store, built: BuiltVersion) -> None:
+    publish_copies(built, folder_store, [0.0])
+    folder_store.put(f"raw/{DATASET}/images/unknown.jpg", b"x")
+    before = contents(folder_store)
+
+    def lost() -> None:
+        raise StoreError("run clever-bear writes now")
+
+    cleaning = clean(folder_store, DELETE_RAW, check_writer=lost)
+    assert (cleaning.removals, cleaning.problems) == ([], ["run clever-bear writes now"])
+    assert contents(folder_store) == before
+    assert clean(folder_store, DELETE_RAW, dry_run=True, check_writer=lost).objects == 1
+
+
 # --- failures
 
 
@@ -304,6 +343,21 @@ def test_a_store_that_does_not_answer_ends_the_pass(folder_store: Store, built: 
     busy: Any = Refusing(folder_store, TransientError("busy"))
     with pytest.raises(TransientError):
         clean_dataset(busy, busy, DATASET, KEEP_ONE, dry_run=False, now=later())
+
+
+def test_what_others_put_there_under_names_that_no_key_has_stops_nothing_else(
+    moto: S3Server, built: BuiltVersion
+) -> None:
+    store = moto.store(bucket := moto.new_bucket())
+    publish_copies(built, store, NIGHTS)
+    client, strange = moto.client(), f"{prefix_of(0)}notes#1"
+    client.put_object(Bucket=bucket, Key=strange, Body=b"x")
+    upload = client.create_multipart_upload(Bucket=bucket, Key=f"raw/{DATASET}/images//a.jpg")
+    cleaning = clean(store)
+    assert shown(cleaning) == {("version", prefix_of(1))}
+    assert len(cleaning.problems) == 1
+    assert strange in cleaning.problems[0]
+    assert client.list_multipart_uploads(Bucket=bucket)["Uploads"][0]["UploadId"] == upload["UploadId"]
 
 
 def test_an_empty_store_is_clean(store: Store) -> None:
