@@ -17,8 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imageshards.errors import ConfigError, StoreError
-from imageshards.manifest import Manifest, read_latest, read_manifest
+from imageshards.manifest import Manifest, read_manifest
 from imageshards.oxford_pets import DATASET
+from imageshards.pointer import read_latest
 from imageshards.store import Store, open_store
 
 

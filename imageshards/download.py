@@ -163,7 +163,10 @@ class Download:
             sha256, size_bytes = hash_file(self.slot.target)
         record = Record.read_beside(self.slot.target)
         if self.sha256 is not None:
-            record = record or Record.of(self.url, {})
+            if (
+                record is None or record.sha256 != sha256
+            ):  # of the file before: a crash came between this one and its own
+                record = Record.of(self.url, {})
             return replace(record, sha256=sha256, size_bytes=size_bytes) if sha256 == self.sha256 else None
         if record is None or record.url_id != url_id(self.url):
             return None

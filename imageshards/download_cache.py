@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -89,6 +90,18 @@ def _record_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _is_over(headers: Mapping[str, str]) -> bool:
+    """Whether the second of `Last-Modified` was over when an answer was sent.
+
+    If not, a later version may have the same time, and it tells nothing by itself (RFC 9110, 8.8.2.2).
+    """
+    try:
+        sent, modified = (parsedate_to_datetime(headers[name]) for name in ("Date", "Last-Modified"))
+        return (sent - modified).total_seconds() >= 1
+    except (KeyError, ValueError, TypeError):  # one is missing, or makes no sense
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What is known of a cached file or a part: the JSON beside it."""
@@ -103,7 +116,9 @@ class Record:
     @classmethod
     def of(cls, url: str, headers: Mapping[str, str]) -> Record:
         """The record of an answer that is about to be saved."""
-        return cls(redact_url(url), url_id(url), headers.get("ETag"), headers.get("Last-Modified"))
+        etag = headers.get("ETag")
+        modified = headers.get("Last-Modified") if etag or _is_over(headers) else None
+        return cls(redact_url(url), url_id(url), etag, modified)
 
     @classmethod
     def read_beside(cls, path: Path) -> Record | None:

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any
 
 from imageshards.errors import ConfigError, StoreError
-from imageshards.manifest import manifest_key, read_latest
+from imageshards.manifest import manifest_key
+from imageshards.pointer import read_latest
 from imageshards.retention import (
     Condition,
     Kind,
@@ -85,7 +86,7 @@ class Cleaning:
         return {**asdict(self), "objects": self.objects, "size_bytes": self.size_bytes}
 
 
-def clean_dataset(
+def clean_dataset(  # noqa: PLR0913 (the last three are for tests, for logs and for the writer lock)
     store: Store,
     raw_store: Store,
     dataset: str,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from imageshards.errors import StoreError
 from imageshards.index_parts import AnySplit, HashRange, IndexPart, RowRange, parts_from_metadata
-from imageshards.index_row import ROW_GROUP_ROWS
+from imageshards.index_row import ROW_GROUP_ROWS, SCHEMA
 from imageshards.ranged_file import Range, RangedFile
 from imageshards.store import Store
 
@@ -90,7 +90,7 @@ class IndexFile:
         """Rows of some row groups; all columns by default.
 
         Raises:
-            StoreError: They are damaged.
+            StoreError: They are damaged, or lack a column.
         """
         names = None if columns is None else list(columns)
         try:
@@ -99,6 +99,8 @@ class IndexFile:
             table = self._file.read_row_groups(list(groups), columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise damaged_index(self._store, self._index_key, error) from error
+        if missing := set(names or SCHEMA.names).difference(table.column_names):
+            raise damaged_index(self._store, self._index_key, ValueError(f"it lacks {', '.join(sorted(missing))}"))
         return table.replace_schema_metadata(None)
 
     def _byte_ranges(self, groups: Sequence[int], columns: Sequence[str] | None) -> Iterator[Range]:

@@ -1,22 +1,20 @@
 """The manifest: what a finished version consists of. Written last and once, it is the commit point.
 
-`latest.json` points at a manifest, and is the only object that is ever overwritten. Readers go through one of the two
-and never list a prefix.
+Readers go through a manifest, or through `pointer`, which leads to one, and never list a prefix.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from imageshards.errors import ObjectExistsError, ObjectMissingError, StoreError
+from imageshards.errors import ConfigError, ObjectExistsError, ObjectMissingError, StoreError
 from imageshards.plan import version_prefix
+from imageshards.pointer import point_latest, read_latest
 from imageshards.schema import FORMAT_VERSION
 from imageshards.store import Store
 
@@ -27,9 +25,6 @@ MAX_DUPLICATES = 1000
 
 SHARDS_INLINE = 4096
 """Shards that a manifest lists itself. The list of more lies beside it, in parts of this many: 1.2 MB each."""
-
-LEFT_KEPT = 100
-"""Versions that a pointer remembers to have pointed at: more than anyone publishes within a grace period."""
 
 _PART_DIGEST_DIGITS = 16
 
@@ -200,11 +195,6 @@ def manifest_key(dataset: str, resolution: int, fingerprint: str) -> str:
     return version_prefix(dataset, resolution, fingerprint) + MANIFEST_NAME
 
 
-def latest_key(dataset: str, resolution: int) -> str:
-    """Where the pointer to the current version lies."""
-    return f"shards/{dataset}/{resolution}/latest.json"
-
-
 def read_manifest(store: Store, dataset: str, resolution: int, fingerprint: str) -> Manifest | None:
     """The manifest of a version with all its shards; None where it was not published.
 
@@ -277,27 +267,12 @@ def _in_parts(manifest: Manifest, shards_inline: int) -> tuple[Manifest, dict[st
     return manifest.model_copy(update={"shards": (), "shard_parts": tuple(parts)}), objects
 
 
-def read_latest(store: Store, dataset: str, resolution: int) -> str | None:
-    """Fingerprint of the current version; None where nothing was published yet.
-
-    Raises:
-        StoreError: The pointer is damaged.
-    """
-    key = latest_key(dataset, resolution)
-    try:
-        return str(json.loads(store.get(key))["fingerprint"])
-    except ObjectMissingError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{store.uri(key)} is no pointer to a manifest: {error}; publish to replace it") from error
-
-
 def current_manifest(store: Store, dataset: str, resolution: int) -> Manifest | None:
     """The manifest that the pointer to the current version leads to; None where nothing readable is published."""
     try:
         fingerprint = read_latest(store, dataset, resolution)
         return None if fingerprint is None else read_manifest(store, dataset, resolution, fingerprint)
-    except StoreError:
+    except (StoreError, ConfigError):  # a pointer may hold what is no key
         return None
 
 
@@ -324,49 +299,3 @@ def publish_manifest(store: Store, manifest: Manifest, *, shards_inline: int = S
         manifest = published or manifest
     point_latest(store, manifest)
     return manifest
-
-
-def point_latest(store: Store, manifest: Manifest) -> bool:
-    """Make a published version the current one; returns whether the pointer had to be written."""
-    if is_current(store, manifest):
-        return False
-    pointer: dict[str, Any] = {
-        "fingerprint": manifest.fingerprint,
-        "manifest": manifest.key,
-        "format_version": FORMAT_VERSION,
-    }
-    if left := _left_by_now(store, manifest):
-        pointer["left"] = left
-    store.put(latest_key(manifest.dataset, manifest.resolution), json.dumps(pointer, indent=1).encode() + b"\n")
-    return True
-
-
-def read_left(store: Store, dataset: str, resolution: int) -> dict[str, datetime]:
-    """When the pointer last moved away from a version, by fingerprint, of the last `LEFT_KEPT`; readers may hold it.
-
-    None where the pointer is missing or damaged.
-    """
-    try:
-        left = json.loads(store.get(latest_key(dataset, resolution))).get("left", {})
-        return {str(version): datetime.fromisoformat(moment).astimezone(UTC) for version, moment in left.items()}
-    except (ObjectMissingError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _left_by_now(store: Store, manifest: Manifest) -> dict[str, str]:
-    """What `read_left` is to find once the pointer points at a version, oldest first."""
-    dataset, resolution = manifest.dataset, manifest.resolution
-    left = read_left(store, dataset, resolution)
-    with contextlib.suppress(StoreError):  # a damaged pointer points nowhere
-        left[read_latest(store, dataset, resolution) or ""] = datetime.now(UTC)
-    left = {version: moment for version, moment in left.items() if version not in ("", manifest.fingerprint)}
-    newest = sorted(left, key=lambda version: left[version])[-LEFT_KEPT:]
-    return {version: left[version].isoformat() for version in newest}
-
-
-def is_current(store: Store, manifest: Manifest) -> bool:
-    """Whether a published version is the one that readers get."""
-    try:
-        return read_latest(store, manifest.dataset, manifest.resolution) == manifest.fingerprint
-    except StoreError:
-        return False

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from imageshards.errors import ConfigError, ObjectMissingError, StoreError
-from imageshards.manifest import MANIFEST_NAME, read_latest, read_left, read_manifest
+from imageshards.manifest import MANIFEST_NAME, read_manifest
 from imageshards.plan import version_prefix
+from imageshards.pointer import read_latest, read_left
 from imageshards.retention import Condition, Kind, Leftover, VersionState
 from imageshards.store import ObjectInfo, Store, check_key
 

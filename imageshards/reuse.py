@@ -15,8 +15,9 @@ from pathlib import Path
 
 from imageshards.download_cache import hash_file
 from imageshards.errors import ConfigError, StoreError
-from imageshards.manifest import Manifest, ShardEntry, iter_shards, read_latest, read_manifest_head
+from imageshards.manifest import Manifest, ShardEntry, iter_shards, read_manifest_head
 from imageshards.plan import version_prefix
+from imageshards.pointer import read_latest
 from imageshards.shard_file import ShardResult, read_shard_result
 from imageshards.shard_inputs import PlannedShard
 from imageshards.store import Store

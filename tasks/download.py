@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from threading import Event
 
 from prefect import get_run_logger, task
 
-from imageshards.errors import ImageShardsError
 from imageshards.fetch import Fetched, Source, fetch
 from tasks.policies import TASK_OPTIONS
 from tasks.progress import step_progress
@@ -27,27 +25,16 @@ RETRIES = 1
 
 
 @task(name="download", task_run_name="download {what}", **{**TASK_OPTIONS, "retries": RETRIES})
-def download(what: str, source: Source, called_off: Event | None = None) -> Fetched:
+def download(what: str, source: Source) -> Fetched:
     """Fetch one archive, unless it is there already and right.
 
     Args:
         what: `images` or `annotations`, for names and messages.
         source: Where it is, and what its digest must be.
-        called_off: Ends the download once it is set; what there is of it stays. For one in a thread of its own, which
-            no signal reaches.
-
-    Raises:
-        ImageShardsError: It was called off.
     """
     with stage("download", what=what) as report:
         with step_progress(f"download {what}", "bytes", get_run_logger()) as progress:
-
-            def show(done: int, total: int | None) -> None:
-                if called_off is not None and called_off.is_set():
-                    raise ImageShardsError(f"the download of {what} was called off: the run has ended")
-                progress(done, total)
-
-            fetched = fetch(source, cache_folder(), on_progress=show)
+            fetched = fetch(source, cache_folder(), on_progress=progress)
         report.count(bytes=fetched.size_bytes)
         report.note(status=fetched.status, sha256=fetched.sha256)
     return fetched

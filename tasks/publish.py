@@ -12,15 +12,8 @@ from blocks.dataset_store import store_access
 from imageshards.changes import Changes, compare_versions
 from imageshards.draft import draft_manifest
 from imageshards.job import JobResult
-from imageshards.manifest import (
-    ArchiveSource,
-    Manifest,
-    current_manifest,
-    is_current,
-    point_latest,
-    publish_manifest,
-    read_manifest,
-)
+from imageshards.manifest import ArchiveSource, Manifest, current_manifest, publish_manifest, read_manifest
+from imageshards.pointer import is_current, point_latest
 from imageshards.report import write_report
 from imageshards.validate import Findings, Subject
 from tasks.policies import TASK_OPTIONS

@@ -22,7 +22,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import deployment, flow_run
 
 from blocks.dataset_store import store_access
-from imageshards.errors import ImageShardsError
+from imageshards.errors import ConfigError, ImageShardsError, StoreError
 from imageshards.store import Store
 from imageshards.writer_lock import Holder, LeasePolicy, WriterLock, writer_lock
 from tasks.stages import stage
@@ -94,6 +94,7 @@ def writing(
     Raises:
         StoreError: Another run still writes, or a store refuses.
         TransientError: A store is out of reach.
+        ConfigError: Both stores are one, under two names that do not show it.
         ImageShardsError: No slot of Prefect's limit became free.
     """
     logger = get_run_logger()
@@ -112,6 +113,7 @@ def writing(
                 )
                 for each in _stores(store, raw_store)
             ]
+            _check_apart(locks)
             _take_slot(stack, wait_seconds, tell)
         yield Writing(holder.run_id, locks, waited=bool(waits))
 
@@ -127,6 +129,18 @@ def _place(store: Store) -> tuple[str, str]:
     """What is the same for two ways to name one store."""
     path = store.local_path("locks")
     return (store.url, store.spec.endpoint_url or "") if path is None else (str(path.resolve()), "")
+
+
+def _check_apart(locks: Sequence[WriterLock]) -> None:
+    """Find out before any work, not when publishing, that the second lock was the first: a run takes over its own."""
+    for lock in locks[:-1]:
+        try:
+            lock.check()
+        except StoreError as error:
+            raise ConfigError(
+                "store and raw_store seem to be two names of one place, such as one S3 server by its address and by "
+                f"its name: give both the same URL and endpoint ({error.message})"
+            ) from error
 
 
 def _take_slot(stack: ExitStack, wait_seconds: float, on_wait: Callable[[str], None]) -> None:

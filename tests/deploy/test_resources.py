@@ -17,7 +17,7 @@ from tasks.writer import LIMIT
 
 HOOK = "http://127.0.0.1:9/secret-path"
 ENVIRONMENT = {"IMAGESHARDS_NOTIFY_URL": HOOK}
-NAMES = ["imageshards-failed", "imageshards-late", "imageshards-zombie"]
+NAMES = ["imageshards-failed", "imageshards-late", "imageshards-zombie", "imageshards-cancelling"]
 
 
 def known_keys(given: Any, kept: Any) -> bool:

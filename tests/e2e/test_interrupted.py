@@ -7,13 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+
+import pytest
 
 from imageshards.sample import SampleArchives
 from tests.e2e.conftest import ROOT, CliRun, Pets, archives
+from tests.imageshards.http_site import running_site
 
 WAIT_SECONDS = 90.0
+PROMPT_SECONDS = 20.0
+"""Well within the 30 s after which Prefect kills what it was told to cancel."""
 
 
 def shards(store: Path) -> dict[Path, str]:
@@ -101,3 +108,40 @@ def test_an_interrupted_run_leaves_no_process_and_publishes_nothing(
     assert process.returncode != 0
     wait_until(lambda: not any(alive(pid) for pid in drivers), "the driver to end")
     assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_run_that_downloads_ends_when_it_is_told_to(
+    number: signal.Signals, cli_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """However slow the server is: what a thread waits for, no signal interrupts."""
+    asked = threading.Event()
+    ended = threading.Event()
+
+    def stall(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        asked.set()
+        ended.wait(WAIT_SECONDS)
+
+    with running_site() as site:
+        urls = ["--images", site.put("/images.tar.gz", stall), "--annotations", site.put("/list.tar.gz", stall)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.pets", *urls, "--store", str(tmp_path / "store")],
+            cwd=ROOT,
+            env={**cli_environment, "IMAGESHARDS_CACHE": str(tmp_path / "cache")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            assert asked.wait(WAIT_SECONDS)
+            process.send_signal(number)
+            process.wait(PROMPT_SECONDS)
+        finally:
+            ended.set()
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+    assert process.returncode != 0

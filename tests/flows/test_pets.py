@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +15,24 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect.client.schemas.objects import FlowRun
+from prefect.flow_engine import run_flow
 from prefect.states import Crashed
 from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+import flows.pets
 from blocks.dataset_store import DatasetStore
 from blocks.ray_cluster import ClusterAccess, RayCluster
 from flows.command import main
 from flows.pets import pets, stop_job
-from imageshards.errors import ConfigError, ImageShardsError
+from imageshards.errors import ConfigError, ImageShardsError, StoreError
+from imageshards.oxford_pets import DATASET
 from imageshards.sample import SampleArchives, SampleSpec, write_sample
+from imageshards.store import open_store
+from imageshards.writer_lock import Holder, writer_lock
 from tasks.ray_job import run_ray_job
+from tasks.writer import Writing
 from tests.conftest import MOTO_KEYS, S3Server
 from tests.flows.runs import Recorded, database_files, last_run
 from tests.processes import wait_until
@@ -33,6 +42,7 @@ MARKER = "s3cr3t-marker-0123456789abcdef0123456789"
 LOCAL_RAY_FOLDER = Path("/tmp/ray")
 JOB_SECONDS = 60
 MAX_TASK_RUNS = 10
+OTHER_RUN_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -303,6 +313,54 @@ def test_the_hook_is_called_when_a_run_is_cancelled_and_when_it_crashes() -> Non
     assert pets.on_crashed_hooks == [stop_job]
 
 
-def test_no_resolution_at_all_is_a_configuration_error(prefect_api: str) -> None:
+def test_no_resolution_at_all_is_a_configuration_error_and_the_summary_says_so(prefect_api: str) -> None:
     with pytest.raises(ConfigError, match="at least one"):
         pets(resolutions=[])
+    assert "at least one" in last_run().artifacts()["summary"].data
+
+
+def test_a_run_that_had_to_wait_looks_again_and_does_not_go_back_to_an_older_source(
+    finished: Finished, drawn_sample: SampleArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits, the source is replaced; another run may well have published the new one meanwhile."""
+    store = shutil.copytree(finished.store, tmp_path / "store")
+    source = {name: Path(shutil.copy(path, tmp_path)) for name, path in sources(drawn_sample).items()}
+    newer = sources(write_sample(tmp_path / "newer", SampleSpec(per_class=2, median_long_side_px=100, faults=False)))
+    real = flows.pets.writing
+
+    @contextmanager
+    def writing_after_another(*arguments: Any, **options: Any) -> Iterator[Writing]:
+        with ExitStack() as other:
+            other.enter_context(
+                writer_lock(open_store(str(store)), DATASET, holder=Holder(run_id="other", name="sly-fox"))
+            )
+            for name, path in source.items():
+                shutil.copy(newer[name], path)
+            threading.Timer(OTHER_RUN_SECONDS, other.pop_all().close).start()
+        with real(*arguments, **options) as right:
+            yield right
+
+    monkeypatch.setattr(flows.pets, "writing", writing_after_another)
+    summary = pets(**{name: str(path) for name, path in source.items()}, store=str(store), keep_versions=3)
+    assert [result["status"] for result in summary["results"]] == ["built"]
+
+
+def test_a_run_that_is_started_again_as_a_whole_does_what_is_left(
+    prefect_api: str, drawn_sample: SampleArchives, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the Retry button of the Prefect UI does: the same flow run, from the start."""
+
+    def denied(*_: Any, **__: Any) -> None:
+        raise StoreError("denied")
+
+    real = flows.pets.publish
+    monkeypatch.setattr(flows.pets, "publish", denied)
+    with pytest.raises(StoreError, match="denied"):
+        pets(**sources(drawn_sample), store=str(tmp_path))
+    monkeypatch.setattr(flows.pets, "publish", real)
+    run = last_run().run
+    summary = run_flow(pets, flow_run=run, parameters=run.parameters)
+    assert [result["status"] for result in summary["results"]] == ["built"]
+    again = last_run()
+    assert again.run.id == run.id
+    assert any("units were finished by an earlier run" in message for message in again.messages())

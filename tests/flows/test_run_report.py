@@ -112,6 +112,16 @@ def test_a_store_that_cannot_be_opened_does_not_hide_why_the_run_failed(built: O
     assert set(last_run().artifacts()) >= {"summary", "where-the-time-went"}
 
 
+def test_a_report_that_cannot_be_left_fails_no_run_that_did_its_work(built: Outcome, tmp_path: Path) -> None:
+    reporting([built], store=str(tmp_path))  # a store without the contact sheet
+
+    run = last_run()
+    assert run.run.state is not None
+    assert run.run.state.is_completed()
+    assert {"summary", "where-the-time-went"} <= set(run.artifacts())
+    assert any("could not be left: ObjectMissingError" in message for message in run.messages())
+
+
 def test_without_an_address_for_browsers_there_is_no_link(built: Outcome, tmp_path: Path) -> None:
     store = DatasetStore.load(BLOCK).url
     reporting([built], store=store)

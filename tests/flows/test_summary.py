@@ -72,6 +72,21 @@ def test_nothing_new_says_since_when(built: Outcome) -> None:
     assert "Preprocessing" not in text
 
 
+def test_a_version_that_is_current_again_is_news_and_says_of_when_it_is(built: Outcome) -> None:
+    unchanged = Outcome(with_resolution(built.manifest, 224), "unchanged", 1.0)
+    lines = page(Outcome(built.manifest, "restored", 1.0, built.changes), unchanged).splitlines()
+
+    assert lines[0] == "# pets: restored"
+    assert lines[2].startswith("**64 px**: the version of 2026-01-02 03:04 UTC is current again: first version")
+    assert any(line.startswith("| 64 | restored |") for line in lines)
+
+
+def test_what_went_wrong_after_publishing_comes_first(built: Outcome) -> None:
+    places = {64: Place("s3://bucket/report.html")}
+    text = summary_page("pets", [built], places, STAGES, 10.0, problems=["bucket <b> denied"])
+    assert text.split("\n\n")[1] == "**Not cleaned**: bucket &lt;b\\> denied"
+
+
 def test_a_failed_run_says_what_where_and_what_to_do_and_that_readers_keep_theirs(built: Outcome) -> None:
     text = failure_page("pets", TransientError("the store\n<b>is</b> out of reach"), [], STAGES[:2], 2.0)
 

@@ -14,9 +14,10 @@ import pyarrow as pa
 from imageshards.dataset import open_dataset
 from imageshards.housekeeping import Cleaning, clean_dataset
 from imageshards.index import index_rows, read_index, read_index_info, write_index
-from imageshards.manifest import Manifest, point_latest
+from imageshards.manifest import Manifest
 from imageshards.oxford_pets import DATASET
 from imageshards.plan import version_prefix
+from imageshards.pointer import point_latest
 from imageshards.retention import RetentionPolicy
 from imageshards.store import Store
 from tests.imageshards.built_version import RESOLUTION, BuiltVersion

@@ -13,8 +13,9 @@ import pytest
 from imageshards.changes import compare_versions
 from imageshards.index import IndexInfo, IndexRow, content_digest, index_key, write_index
 from imageshards.index_changes import ChangedImage, ImageChanges
-from imageshards.manifest import Manifest, PixelStatistics, current_manifest, latest_key, publish_manifest
+from imageshards.manifest import Manifest, PixelStatistics, current_manifest, publish_manifest
 from imageshards.plan import version_prefix
+from imageshards.pointer import latest_key
 from imageshards.recipe import Augment, Recipe
 from imageshards.shard_file import REJECTS_NAME
 from imageshards.store import Store, open_store
@@ -278,8 +279,9 @@ def test_the_current_manifest_is_none_where_none_can_be_read(folder_store: Store
     publish_manifest(folder_store, manifest)
     assert current_manifest(folder_store, manifest.dataset, manifest.resolution) == manifest
     pointer = folder_store.get(latest_key(manifest.dataset, manifest.resolution))
-    folder_store.put(latest_key(manifest.dataset, manifest.resolution), b"{")
-    assert current_manifest(folder_store, manifest.dataset, manifest.resolution) is None
+    for damaged in (b"{", b'{"fingerprint": "../a"}'):
+        folder_store.put(latest_key(manifest.dataset, manifest.resolution), damaged)
+        assert current_manifest(folder_store, manifest.dataset, manifest.resolution) is None
     folder_store.put(latest_key(manifest.dataset, manifest.resolution), pointer)
     folder_store.put(manifest.key, b"{}")
     assert current_manifest(folder_store, manifest.dataset, manifest.resolution) is None

@@ -180,6 +180,25 @@ def test_a_file_that_lost_its_expected_digest_is_downloaded_again(site: Site, tm
     check(fetch(source, tmp_path), BODY, "downloaded")
 
 
+def test_a_record_of_another_file_says_nothing_of_this_ones_version(site: Site, tmp_path: Path) -> None:
+    """As a crash leaves it that comes between the new file and its record."""
+    url = site.put("/a", ranged())
+    fetched = fetch(Source(url), tmp_path)
+    fetched.path.write_bytes(OTHER)
+    again = fetch(Source(url, digest(OTHER)), tmp_path)
+    check(again, OTHER, "cached")
+    assert (again.etag, again.last_modified) == (None, None)
+
+
+def test_a_time_that_was_not_over_yet_names_no_version(site: Site, tmp_path: Path) -> None:
+    """The file may have changed within the same second, after it was sent."""
+    last = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    url = site.put("/a", ranged(etag=None, modified=last), ranged(OTHER, etag=None, modified=last))
+    fetched = fetch(Source(url), tmp_path)
+    assert fetched.last_modified is None
+    check(fetch(Source(url), tmp_path), OTHER, "downloaded")
+
+
 @pytest.mark.parametrize("validators", [{"etag": '"v1"'}, {"etag": 'W/"v1"'}, {"etag": None, "modified": MODIFIED}])
 def test_an_unchanged_file_is_cached(site: Site, tmp_path: Path, validators: dict[str, str]) -> None:
     source = Source(site.put("/a", ranged(**validators)))

@@ -11,8 +11,9 @@ import pytest
 
 from imageshards.errors import StoreError, TransientError
 from imageshards.housekeeping import Cleaning, clean_dataset
-from imageshards.manifest import Manifest, latest_key, point_latest, read_latest, read_manifest
+from imageshards.manifest import Manifest, read_manifest
 from imageshards.oxford_pets import DATASET
+from imageshards.pointer import latest_key, point_latest, read_latest
 from imageshards.retention import Kind, RetentionPolicy
 from imageshards.store import Store
 from imageshards.writer_lock import Holder, Lease, writer_lock

@@ -238,6 +238,17 @@ def test_damaged_rows_under_a_whole_footer_are_noticed(folder_store):
         read_index(folder_store, KEY)
 
 
+def test_an_index_without_a_column_that_is_asked_for_is_damaged(folder_store):
+    rows = some_rows(9)
+    write_index(folder_store, rows, info=info_of(rows))
+    name = b"source_sha256"
+    folder_store.put(KEY, folder_store.get(KEY).replace(name, b"source_sha257"))
+    for columns in (None, ["image_id", name.decode()]):
+        with pytest.raises(StoreError, match="it lacks source_sha256; delete it and run again"):
+            read_index(folder_store, KEY, columns=columns)
+    assert read_index(folder_store, KEY, columns=["image_id"]).num_rows == len(rows)
+
+
 def test_parquet_that_is_no_index_is_refused(folder_store, drawn):
     table = read_index(drawn.store, drawn.info.key)
     folder_store.put(KEY, b"x")

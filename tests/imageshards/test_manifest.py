@@ -7,68 +7,17 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from imageshards.errors import ObjectMissingError, StoreError
-from imageshards.manifest import (
-    Manifest,
-    PixelStatistics,
-    latest_key,
-    manifest_key,
-    point_latest,
-    publish_manifest,
-    read_latest,
-    read_left,
-    read_manifest,
-)
+from imageshards.manifest import Manifest, PixelStatistics, manifest_key, publish_manifest, read_manifest
 from imageshards.plan import version_prefix
+from imageshards.pointer import latest_key, point_latest, read_latest
 from imageshards.store import Store, open_store
+from tests.imageshards.manifests import manifest
 from tests.imageshards.small_dataset import tree
-
-
-def manifest(**changes: Any) -> Manifest:
-    content = {
-        "dataset": "pets",
-        "resolution": 224,
-        "fingerprint": "f" * 32,
-        "sources": {"images": {"url": "https://example.org/i.tar.gz", "sha256": "a" * 64, "size_bytes": 9}},
-        "index": "raw/pets/index/a.parquet",
-        "index_digest": "b" * 64,
-        "raw_store": "s3://raw/prefix",
-        "recipe": {"fit": "center-crop"},
-        "recipe_fingerprint": "c" * 64,
-        "dtype": "uint8",
-        "channels": 3,
-        "encoding": "raw",
-        "class_names": ["Abyssinian", "beagle"],
-        "images": 4,
-        "samples": 2,
-        "rows": 2,
-        "splits": {"trainval": 2},
-        "classes": {"trainval": {"Abyssinian": 1, "beagle": 1}},
-        "rejects": {"truncated": 1},
-        "left_out": {"no-split": 1},
-        "repairs": {"misnamed": 1},
-        "members": {"image": 4},
-        "pixels": {"mean": [1.5, 2.5, 3.5], "std": [0.1, 0.2, 0.3]},
-        "shards": [
-            {
-                "path": "shards/pets/224/f/trainval-00000.parquet",
-                "split": "trainval",
-                "rows": 2,
-                "size_bytes": 99,
-                "sha256": "d" * 64,
-                "inputs": "e" * 64,
-            }
-        ],
-        "checks": [{"name": "accounting", "passed": True, "expected": "4", "found": "4", "examples": []}],
-        "created_at": "2026-01-02T03:04:05+00:00",
-        "software": {"pillow": "13.0.0"},
-    }
-    return Manifest.model_validate(content | changes)
 
 
 def test_a_manifest_is_read_back_as_written():
@@ -137,37 +86,6 @@ def test_publishing_again_writes_nothing(folder_store):
     assert counted.written == []
 
 
-def test_the_pointer_remembers_when_it_left_a_version(folder_store):
-    first, second, third = (manifest(fingerprint=digit * 32) for digit in "123")
-    assert read_left(folder_store, "pets", 224) == {}
-    before = datetime.now(UTC)
-    publish_manifest(folder_store, first)
-    assert read_left(folder_store, "pets", 224) == {}
-    for each in (second, third, first, third):
-        point_latest(folder_store, each)
-    left = read_left(folder_store, "pets", 224)
-    assert list(left) == [second.fingerprint, first.fingerprint]
-    assert before < left[second.fingerprint] < left[first.fingerprint] < datetime.now(UTC)
-    assert read_latest(folder_store, "pets", 224) == third.fingerprint
-
-
-def test_the_pointer_forgets_what_it_left_long_ago(folder_store, monkeypatch):
-    monkeypatch.setattr("imageshards.manifest.LEFT_KEPT", 2)
-    for digit in "12345":
-        point_latest(folder_store, manifest(fingerprint=digit * 32))
-    assert list(read_left(folder_store, "pets", 224)) == ["3" * 32, "4" * 32]
-
-
-@pytest.mark.parametrize(
-    "damage", [b"{", b"[]", b'{"left": 3}', b'{"left": {"a": "yesterday"}}', b'{"left": {"a": 1}}']
-)
-def test_a_damaged_pointer_remembers_nothing_and_can_be_replaced(folder_store, damage):
-    folder_store.put(latest_key("pets", 224), damage)
-    assert read_left(folder_store, "pets", 224) == {}
-    assert point_latest(folder_store, manifest()) is True
-    assert read_latest(folder_store, "pets", 224) == "f" * 32
-
-
 def test_a_run_that_died_between_manifest_and_pointer_is_finished_by_the_next(folder_store):
     folder_store.put(manifest().key, manifest().to_json())
     assert publish_manifest(folder_store, manifest(created_at="later")) == manifest()
@@ -186,22 +104,6 @@ def test_of_many_that_publish_at_once_one_counts_for_all(folder_store):
     assert len({each.created_at for each in published}) == 1
     assert read_manifest(folder_store, "pets", 224, "f" * 32) == published[0]
     assert read_latest(folder_store, "pets", 224) == "f" * 32
-
-
-def test_the_pointer_moves_to_another_version_and_back(folder_store):
-    other = manifest(fingerprint="0" * 32)
-    publish_manifest(folder_store, manifest())
-    publish_manifest(folder_store, other)
-    assert read_latest(folder_store, "pets", 224) == "0" * 32
-    assert point_latest(folder_store, manifest()) is True
-    assert read_latest(folder_store, "pets", 224) == "f" * 32
-    assert read_manifest(folder_store, "pets", 224, "0" * 32) == other
-
-
-def test_resolutions_have_pointers_of_their_own(folder_store):
-    publish_manifest(folder_store, manifest())
-    publish_manifest(folder_store, manifest(resolution=384, fingerprint="0" * 32))
-    assert (read_latest(folder_store, "pets", 224), read_latest(folder_store, "pets", 384)) == ("f" * 32, "0" * 32)
 
 
 def in_many_shards(count: int, **changes: Any) -> Manifest:
@@ -319,15 +221,6 @@ def test_a_manifest_of_another_format_is_an_error_that_says_which(version):
     data = json.dumps(json.loads(manifest().to_json()) | {"format_version": version}).encode()
     with pytest.raises(StoreError, match=f"expected format version 1, found {version}"):
         Manifest.from_json(data, uri="u")
-
-
-@pytest.mark.parametrize("damage", [b"", b"null", b"[]", b"{}", b"<html>", b'"text"', b"\xff"])
-def test_a_damaged_pointer_is_an_error_until_something_is_published(folder_store, damage):
-    folder_store.put(latest_key("pets", 224), damage)
-    with pytest.raises(StoreError, match="publish to replace it"):
-        read_latest(folder_store, "pets", 224)
-    publish_manifest(folder_store, manifest())
-    assert read_latest(folder_store, "pets", 224) == "f" * 32
 
 
 def test_publishing_onto_a_damaged_manifest_is_refused_and_moves_no_pointer(folder_store):

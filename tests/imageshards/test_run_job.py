@@ -16,9 +16,10 @@ from imageshards.errors import StoreError
 from imageshards.executor import Executor, WorkerLostError
 from imageshards.index import IndexRow, index_rows, read_index, sample_hash
 from imageshards.job import parse_driver_line
-from imageshards.manifest import latest_key, manifest_key
+from imageshards.manifest import manifest_key
 from imageshards.oxford_pets import DATASET
 from imageshards.plan import bucket_of, shard_name
+from imageshards.pointer import latest_key
 from imageshards.recipe import Augment, Recipe
 from imageshards.sample import SampleSpec
 from imageshards.store import Store, open_store

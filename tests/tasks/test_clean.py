@@ -10,8 +10,8 @@ import pytest
 from prefect import flow
 
 from imageshards.errors import StoreError
-from imageshards.manifest import latest_key
 from imageshards.oxford_pets import DATASET
+from imageshards.pointer import latest_key
 from imageshards.retention import RetentionPolicy
 from imageshards.store import Store
 from tasks.clean import clean, clean_after_publishing, find_datasets

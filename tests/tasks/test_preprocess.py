@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+from prefect import flow
 from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 
@@ -9,7 +11,9 @@ from blocks.dataset_store import DatasetStore, store_access
 from blocks.ray_cluster import ClusterAccess
 from imageshards.job import JobResult, VersionResult
 from imageshards.shard_file import Reject, ShardResult
-from tasks.preprocess import _secrets, counts
+from tasks.preprocess import _object, _secrets, counts
+from tests.conftest import S3Server
+from tests.flows.runs import last_run
 
 
 def shard(resolution: int, name: str, *, rejects: int = 0, reused: bool = False) -> ShardResult:
@@ -54,3 +58,18 @@ def test_every_secret_that_the_flow_knows_is_hidden() -> None:
     said = "finished-secret-key finished-session-token raw-secret-key raw-session-token the-token-of-ray and no more"
     assert hidden.hide(said) == "*** *** *** *** *** and no more"
     assert _secrets(store_access("a"), store_access("b"), ClusterAccess("local")).hide(said) == said
+
+
+def test_an_object_of_the_run_that_cannot_be_deleted_fails_no_work_that_is_done(
+    prefect_api: str, moto: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in moto.environment.items():
+        monkeypatch.setenv(variable, value)
+
+    @flow
+    def run() -> None:
+        with _object(store_access("s3://no-such-bucket-here").open(), "runs/1/result.json", None):
+            pass
+
+    run()
+    assert any("runs/1/result.json is left behind" in message for message in last_run().messages())

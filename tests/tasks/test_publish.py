@@ -10,9 +10,10 @@ from prefect import flow
 
 from imageshards.errors import StoreError
 from imageshards.job import JobResult, VersionResult, count_population
-from imageshards.manifest import Manifest, read_latest, read_manifest
+from imageshards.manifest import read_manifest
 from imageshards.oxford_pets import DATASET
 from imageshards.plan import fingerprint, plan_shards, plan_units, version_prefix
+from imageshards.pointer import read_latest
 from imageshards.recipe import Recipe
 from imageshards.sample import SampleSpec
 from imageshards.shard_inputs import Build, Version
@@ -73,7 +74,9 @@ def test_each_version_is_compared_with_the_one_that_was_current(prefect_api: str
         return uploaded.publish(0), uploaded.publish(1)
 
     first, second = run()
+    assert first.changes is not None
     assert first.changes.gist().startswith("first version: 74 images")
+    assert second.changes is not None
     assert second.changes.old == first.manifest.fingerprint
     assert "recipe changed (" in second.changes.gist()
     assert read_latest(uploaded.store, DATASET, RESOLUTION) == second.manifest.fingerprint
@@ -103,15 +106,37 @@ def test_a_version_published_before_becomes_current_again_and_that_is_told(
     prefect_api: str, uploaded: Uploaded
 ) -> None:
     @flow
-    def run() -> tuple[Published, dict[int, Manifest], dict[int, Manifest]]:
-        first = uploaded.publish(0)
-        uploaded.publish(1)
+    def run() -> tuple[Published, Published, dict[int, Published], dict[int, Published]]:
+        first, second = uploaded.publish(0), uploaded.publish(1)
         wanted = {RESOLUTION: first.manifest.fingerprint, 2 * RESOLUTION: "0" * 32}
-        return first, *(find_published(DATASET, wanted, uploaded.store.url) for _ in range(2))
+        url = uploaded.store.url
+        return first, second, *(find_published(DATASET, wanted, url, raw_store=url) for _ in range(2))
 
-    first, once, twice = run()
-    assert once == twice == {RESOLUTION: first.manifest}
+    first, second, once, twice = run()
+    assert set(once) == set(twice) == {RESOLUTION}
+    assert once[RESOLUTION].manifest == twice[RESOLUTION].manifest == first.manifest
+    assert once[RESOLUTION].changes is not None
+    assert once[RESOLUTION].changes.old == second.manifest.fingerprint
+    assert twice[RESOLUTION].changes is None
     assert read_latest(uploaded.store, DATASET, RESOLUTION) == first.manifest.fingerprint
     lines = last_run().messages()
     assert len([line for line in lines if "is current again" in line]) == 1
     assert len([line for line in lines if "stage=find-published" in line and "wanted=2 found=1" in line]) == 2
+
+
+def test_a_run_that_lost_the_right_to_write_points_no_reader_back(prefect_api: str, uploaded: Uploaded) -> None:
+    def lost() -> None:
+        raise StoreError("run clever-bear writes now")
+
+    @flow
+    def run() -> tuple[Published, dict[int, Published]]:
+        first, second = (uploaded.publish(number) for number in range(2))
+        url, options = uploaded.store.url, {"raw_store": uploaded.store.url, "check_writer": lost}
+        current = find_published(DATASET, {RESOLUTION: second.manifest.fingerprint}, url, **options)
+        with pytest.raises(StoreError, match="clever-bear"):
+            find_published(DATASET, {RESOLUTION: first.manifest.fingerprint}, url, **options)
+        return second, current
+
+    second, current = run()
+    assert current[RESOLUTION].manifest == second.manifest
+    assert read_latest(uploaded.store, DATASET, RESOLUTION) == second.manifest.fingerprint

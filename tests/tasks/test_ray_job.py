@@ -67,6 +67,27 @@ def test_a_task_that_is_tried_again_attaches_to_the_job_of_its_predecessor(
     assert [job.submission_id for job in jobs()] == [f"imageshards-{run_id}-1"]
 
 
+def test_a_run_with_other_work_to_do_takes_no_job_of_its_earlier_attempt_for_its_own(
+    cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]
+) -> None:
+    def attempt(work: str, *command: str) -> list[str]:
+        lines: list[str] = []
+        metadata = job_metadata(run_id, store_url="s3://a", dataset="pets", work=work)
+        run_ray_job(cluster, run_id, list(command), lines.append, metadata=metadata)
+        return lines
+
+    assert attempt("one", "echo", "first")[-1] == "first"
+    assert attempt("one", "echo", "second")[-1] == "first"
+    assert attempt("two", "echo", "third")[-1] == "third"
+    with ThreadPoolExecutor(1) as pool:
+        live = pool.submit(attempt, "three", *SLEEP)
+        assert is_running(jobs)
+        assert attempt("four", "echo", "last")[-1] == "last"
+        with pytest.raises(ImageShardsError, match="was stopped"):
+            live.result(timeout=SOON_SECONDS)
+    assert [job.status.value for job in jobs()] == ["SUCCEEDED", "SUCCEEDED", "STOPPED", "SUCCEEDED"]
+
+
 def test_two_at_once_are_one_job(cluster: ClusterAccess, run_id: str, jobs: Callable[[], list[JobDetails]]) -> None:
     """Of two who submit in the same moment Ray refuses one, which then attaches."""
     ready = threading.Barrier(2)

@@ -13,11 +13,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
+from prefect_aws import AwsCredentials
+from pydantic import SecretStr
 
-from imageshards.errors import ImageShardsError, StoreError
+from blocks.dataset_store import DatasetStore
+from imageshards.errors import ConfigError, ImageShardsError, StoreError
 from imageshards.store import Store, open_store
 from imageshards.writer_lock import Holder, newest_lease, writer_lock
 from tasks.writer import LIMIT, writing
+from tests.conftest import S3Server
 from tests.flows.runs import last_run
 
 DATASET = "pets"
@@ -120,3 +124,14 @@ def test_an_error_in_the_block_gives_all_back(prefect_api: str, folder_store: St
             fail()
         assert active_slots() == 0
     assert is_free(folder_store)
+
+
+def test_one_store_under_two_names_is_found_before_any_work(prefect_api: str, moto: S3Server) -> None:
+    url, port = f"s3://{moto.new_bucket()}/prefix", moto.endpoint_url.rpartition(":")[2]
+    keys = AwsCredentials(aws_access_key_id="key", aws_secret_access_key=SecretStr("secret"))
+    for host in ("127.0.0.1", "localhost"):
+        block = DatasetStore(url=url, endpoint_url=f"http://{host}:{port}", credentials=keys)
+        block.save(f"by-{host.replace('.', '-')}", overwrite=True)
+    with pytest.raises(ConfigError, match="two names of one place"):
+        write("block:by-127-0-0-1", "block:by-localhost")
+    assert is_free(moto.store(url.split("/")[2], "prefix"))
