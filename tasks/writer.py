@@ -14,7 +14,14 @@ from uuid import UUID
 
 import httpx
 from prefect import get_client, get_run_logger
-from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder, StateType
 from prefect.client.schemas.responses import GlobalConcurrencyLimitResponse
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
@@ -38,12 +45,12 @@ _POLL_SECONDS = 2.0
 _REPORT_SECONDS = 30.0
 _NO_SLOT = (422, 423)
 """Prefect's answers where there are fewer slots than are asked for, and where all are taken."""
-_ADVICE = (
-    "where no other run is writing, they belong to one that is gone, and "
-    f"`prefect gcl update {LIMIT} --active-slots 0` frees them; at a limit of 0 all runs wait"
-)
-"""A server that keeps its leases in memory, as Prefect does unless told otherwise, never frees a slot that was taken
-when it was restarted."""
+_FLOWS = ("pets", "housekeeping")
+"""Those whose runs take slots."""
+_WRITING = [StateType.RUNNING, StateType.CANCELLING]
+
+_FREE = f"`prefect gcl update {LIMIT} --active-slots 0` frees them"
+_ADVICE = f"where no other run is writing, {_FREE}; at a limit of 0 all runs wait"
 
 
 class Writing:
@@ -147,15 +154,19 @@ def _take_slot(stack: ExitStack, wait_seconds: float, on_wait: Callable[[str], N
     """Take a slot of the limit, where there is one, until the stack is left.
 
     Each request is short, so that cancelling interrupts the wait; and Prefect writes an error into its log for each
-    that it denies, so that none is asked for where none is free.
+    that it denies, so that none is asked for where none is free. A slot of a run that is gone holds nobody up: a server
+    that keeps its leases in memory, as Prefect does unless told otherwise, never frees what was taken when it was
+    restarted, and others do so after a minute.
     """
     started = next_report = time.monotonic()
     while (limit := _limit()) is not None:
         if _has_room(limit) and _try_slot(stack):
             return
-        reason = (
-            f"{limit.active_slots} of {limit.limit} slots of Prefect's concurrency limit {LIMIT} are taken; {_ADVICE}"
-        )
+        taken = f"{limit.active_slots} of {limit.limit} slots of Prefect's concurrency limit {LIMIT} are"
+        if limit.limit and not _another_run_writes():
+            get_run_logger().warning("%s taken, by runs that are gone: going on without one; %s", taken, _FREE)
+            return
+        reason = f"{taken} taken; {_ADVICE}"
         now = time.monotonic()
         if now - started >= wait_seconds:
             raise ImageShardsError(f"after {wait_seconds:.0f} s of waiting, {reason}")
@@ -171,6 +182,16 @@ def _limit() -> GlobalConcurrencyLimitResponse | None:
             return client.read_global_concurrency_limit_by_name(LIMIT)
         except ObjectNotFound:
             return None
+
+
+def _another_run_writes() -> bool:
+    """Whether the server knows of a run, beside this one, that may hold a slot."""
+    with get_client(sync_client=True) as client:
+        running = client.read_flow_runs(
+            flow_filter=FlowFilter(name=FlowFilterName(any_=list(_FLOWS))),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_WRITING))),
+        )
+    return any(str(run.id) != str(flow_run.id) for run in running)
 
 
 def _has_room(limit: GlobalConcurrencyLimitResponse) -> bool:

@@ -11,8 +11,11 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
 from prefect.concurrency.sync import concurrency
 from prefect.runtime import flow_run
+from prefect.states import Completed, Crashed, Running
 from prefect_aws import AwsCredentials
 from pydantic import SecretStr
 
@@ -50,6 +53,30 @@ def limit(slots: int) -> Iterator[None]:
             yield
         finally:
             client.delete_global_concurrency_limit_by_name(LIMIT)
+
+
+@flow(name="pets")
+def other() -> None:
+    """A flow that writes, by its name."""
+
+
+@contextmanager
+def another_writer() -> Iterator[None]:
+    """A run that the server takes for one that writes, for a block."""
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(other, state=Running())
+        try:
+            yield
+        finally:
+            client.set_flow_run_state(run.id, Completed(), force=True)
+
+
+def end_all_writers() -> None:
+    """Killed runs of other tests still count as running: nobody told the server."""
+    running = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=running):
+            client.set_flow_run_state(run.id, Crashed(), force=True)
 
 
 def active_slots() -> int | None:
@@ -102,10 +129,20 @@ def test_a_run_takes_a_slot_of_the_limit_and_gives_it_back(prefect_api: str, fol
 
 
 def test_a_run_that_gets_no_slot_says_so_and_gives_the_lock_back(prefect_api: str, folder_store: Store) -> None:
-    with limit(1), concurrency(LIMIT), pytest.raises(ImageShardsError, match=r"1 of 1 slots.*prefect gcl"):
-        write(folder_store.url, wait_seconds=1)
-    assert is_free(folder_store)
-    assert any(message.startswith("waiting: 1 of 1 slots") for message in last_run().messages())
+    with limit(1), concurrency(LIMIT), another_writer():
+        with pytest.raises(ImageShardsError, match=r"1 of 1 slots.*prefect gcl"):
+            write(folder_store.url, wait_seconds=1)
+        assert is_free(folder_store)
+        assert any(message.startswith("waiting: 1 of 1 slots") for message in last_run().messages())
+
+
+def test_a_slot_of_a_run_that_is_gone_holds_nobody_up(prefect_api: str, folder_store: Store) -> None:
+    with another_writer():
+        pass
+    end_all_writers()
+    with limit(1), concurrency(LIMIT):
+        assert write(folder_store.url, wait_seconds=0)["slots"] == 1
+    assert any("runs that are gone" in message for message in last_run().messages())
 
 
 def test_at_a_limit_of_zero_runs_wait(prefect_api: str, folder_store: Store) -> None:
