@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN = .venv/bin
 STORE ?= data
+# Processes that `make test` runs tests in: half of their time is waiting.
+TESTS_AT_ONCE ?= 3
 
 .PHONY: run test lint stack stack-down stack-status deploy bench bench-peers bench-all clean constraints peers
 
@@ -10,7 +12,7 @@ run: .venv/ready
 	$(BIN)/python -m flows.pets --images .venv/sample/images.tar.gz --annotations .venv/sample/annotations.tar.gz --store $(STORE)
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(TESTS_AT_ONCE)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,34 @@ class S3Server:
         return open_store(self.spec(bucket, prefix), credentials=self.credentials)
 
 
+_WITH_STACK = {"test_stack.py", "test_nights.py", "test_ui.py", "test_git_pull.py"}
+"""Files that use the whole installation, of which there is to be one."""
+
+_ceph = ExitStack()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one file stay in one process, for they share what it started; likewise those that share the stack."""
+    for item in items:
+        name = "stack" if item.path.name in _WITH_STACK else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where tests run in several processes, all of them use one Ceph, which this one starts before the others."""
+    if getattr(session.config.option, "numprocesses", None) and (SHARED / "s3" / "ceph-up").exists():
+        named = os.environ.get("IMAGESHARDS_TEST_CEPH")
+        server = S3Server("ceph", named or CEPH_ENDPOINT, *CEPH_KEYS)
+        if not named and not _is_ceph(server):
+            _ceph.enter_context(_started_ceph())
+
+
+def pytest_sessionfinish() -> None:
+    """The end of that Ceph."""
+    _ceph.close()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _interrupts_are_heard() -> None:
     """A run in the background of a shell ignores SIGINT, and so would every process that a test starts."""
@@ -185,15 +214,20 @@ def ceph() -> Iterator[S3Server]:
         yield server
         server.remove_buckets()
         return
-    start, stop = SHARED / "s3" / "ceph-up", SHARED / "s3" / "ceph-down"
-    if not start.exists():
+    if not (SHARED / "s3" / "ceph-up").exists():
         pytest.skip("no Ceph: set IMAGESHARDS_TEST_CEPH to the endpoint of one")
+    with _started_ceph():
+        yield server
+
+
+@contextmanager
+def _started_ceph() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="ceph-", ignore_cleanup_errors=True) as folder:
         try:
-            subprocess.run([start, folder], check=True, stdout=subprocess.DEVNULL)
-            yield server
+            subprocess.run([SHARED / "s3" / "ceph-up", folder], check=True, stdout=subprocess.DEVNULL)
+            yield
         finally:
-            subprocess.run([stop, folder], check=False, timeout=CEPH_STOP_SECONDS)
+            subprocess.run([SHARED / "s3" / "ceph-down", folder], check=False, timeout=CEPH_STOP_SECONDS)
 
 
 def _is_ceph(server: S3Server) -> bool:
