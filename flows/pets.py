@@ -42,7 +42,7 @@ from imageshards.sources import Unchanged, sources_of
 from imageshards.validate import Subject
 from tasks.check import check, check_cluster_versions
 from tasks.clean import clean_after_publishing
-from tasks.download import download
+from tasks.download import patient_download
 from tasks.look import look
 from tasks.preprocess import preprocess
 from tasks.publish import find_published, publish
@@ -290,4 +290,5 @@ def _download(sources: Mapping[str, Source]) -> dict[str, Fetched]:
 
     The small one goes first, a fortieth of the bytes: what is wrong with it is found out before the large one.
     """
-    return {what: download(what, sources[what]) for what in ("annotations", "images")}
+    fetch = patient_download()
+    return {what: fetch(what, sources[what]) for what in ("annotations", "images")}

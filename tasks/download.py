@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 from prefect import get_run_logger, task
+from prefect.runtime import deployment
+from prefect.tasks import Task
 
 from imageshards.fetch import Fetched, Source, fetch
 from tasks.policies import TASK_OPTIONS
@@ -21,7 +23,10 @@ def cache_folder() -> Path:
 
 
 RETRIES = 1
-"""`fetch` itself tries each address several times, with growing pauses."""
+"""`fetch` itself tries each address several times, with growing pauses: a quarter of a minute in all."""
+
+PATIENT_PAUSES_SECONDS = (60.0, 300.0, 900.0)
+"""Before further tries of a run that nobody sits before: a source that is down at two is often up at half past."""
 
 
 @task(name="download", task_run_name="download {what}", **{**TASK_OPTIONS, "retries": RETRIES})
@@ -38,3 +43,11 @@ def download(what: str, source: Source) -> Fetched:
         report.count(bytes=fetched.size_bytes)
         report.note(status=fetched.status, sha256=fetched.sha256)
     return fetched
+
+
+def patient_download() -> Task[[str, Source], Fetched]:
+    """`download`, with long pauses where the run belongs to a deployment; at a terminal a person wants to know soon."""
+    if deployment.id is None:
+        return download
+    pauses = list(PATIENT_PAUSES_SECONDS)
+    return download.with_options(retries=len(pauses), retry_delay_seconds=pauses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -33,8 +34,9 @@ from prefect.client.schemas.sorting import LogSort
 from prefect.states import Cancelling
 
 from deploy.installation import NOTIFICATIONS, PREFECT_SECRET, RAY_SECRET, StackSpec, down, up
-from deploy.services import PREFECT_USER
-from deploy.state import StackState, read_secret
+from deploy.processes import start
+from deploy.services import PREFECT_USER, base_environment, client_environment, prefect_worker
+from deploy.state import StackState, read_secret, read_state, write_state
 from imageshards.store import Store
 from tests.conftest import S3Server
 from tests.processes import wait_until
@@ -157,6 +159,17 @@ class Stack:
         """As the UI's button does."""
         with self.client as client:
             client.set_flow_run_state(run.id, Cancelling())
+
+    def replace_worker(self) -> None:
+        """Kill the worker as a machine without memory would, and start another one."""
+        # of the state as it is now: this may be the second time
+        state = read_state(self.folder)
+        assert state is not None
+        os.kill(state.pids["worker"], signal.SIGKILL)
+        client = client_environment(state, self.folder, read_secret(self.folder, PREFECT_SECRET))
+        service = prefect_worker({**base_environment(state.id, os.environ), **client}, self.folder)
+        worker = start(service, self.folder / f"{service.name}.log")
+        write_state(self.folder, state.model_copy(update={"pids": {**state.pids, service.name: worker}}))
 
     def pause_schedules(self) -> None:
         """No deployment starts by itself; who runs the tests at two in the morning gets no run more."""

@@ -1,5 +1,6 @@
 """One night after the other on a whole installation: a first one, one without news, a changed source, a broken one, a
-bad one, one that is cancelled, one whose process dies, the one that finishes their work, and housekeeping.
+bad one, one that is cancelled, one whose process dies, one whose worker dies, the one that finishes their work, and
+housekeeping.
 
 Each night is a fixture that builds on the one before, so that its tests can run in any order, or alone.
 """
@@ -205,8 +206,17 @@ def killed(house: House, cancelled: Night) -> Night:
 
 
 @pytest.fixture(scope="module")
-def last(house: House, killed: Night) -> Night:
-    """Nothing special; it has the work of the two before to finish."""
+def abandoned(house: House, killed: Night) -> Night:
+    """The worker dies, and a new one is started; the flow's process outlives it until it next writes to its output."""
+    run = house.start(**HEAVY)
+    assert house.stack.logged(run, "stage=check ")
+    house.stack.replace_worker()
+    return house.after(house.stack.wait(run, "Crashed"))
+
+
+@pytest.fixture(scope="module")
+def last(house: House, abandoned: Night) -> Night:
+    """Nothing special; it has the work of the three before to finish."""
     return house.night(**HEAVY)
 
 
@@ -281,6 +291,13 @@ def test_a_dead_flow_is_crashed_and_its_job_stopped(house: House, changed: Night
     assert killed.current == changed.current
     assert killed.manifests == changed.manifests
     assert wait_until(lambda: house.stack.notified(killed.run.name), timeout_seconds=NOTIFY_SECONDS)
+
+
+def test_a_run_whose_worker_died_is_crashed_and_leaves_nothing_running(house: House, abandoned: Night) -> None:
+    assert abandoned.state == "Crashed"
+    assert wait_until(lambda: not house.live_jobs(abandoned.run), timeout_seconds=END_SECONDS)
+    assert no_process_of(abandoned.run)
+    assert wait_until(lambda: house.stack.notified(abandoned.run.name), timeout_seconds=NOTIFY_SECONDS)
 
 
 def test_the_next_night_finishes_the_work(house: House, last: Night) -> None:
