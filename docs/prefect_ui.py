@@ -12,10 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import TimeoutError as StepTimeoutError
 
 WIDTH_PX, HEIGHT_PX = 1280, 900
 STEP_SECONDS = 20.0
 RUN_SECONDS = 120.0
+
+_PICK_SECONDS = 3.0
+_PICK_TRIES = 4
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -87,8 +91,7 @@ class PrefectUI:
 
     def fill_recipe(self, *, fit: str, fill: tuple[int, int, int]) -> None:
         """Choose the recipe's way to a square, and its color (R, G, B) beside the image."""
-        self._press("Select Fit")
-        self._choose(fit)
+        self._pick("Select Fit", fit)
         for index, value in enumerate(fill, start=1):  # the numbers of a list have no names
             self.label("Fill").locator(f"xpath=following::input[@type='number'][{index}]").fill(str(value))
 
@@ -98,10 +101,9 @@ class PrefectUI:
         chosen = {int((tag.get_attribute("aria-label") or "").split()[1]) for tag in tags}
         for resolution in chosen - set(wanted):
             self._press(f"Remove {resolution} tag")
-        self._press("Select Resolutions")
-        for resolution in set(wanted) - chosen:
-            self._choose(str(resolution))
-        self.page.keyboard.press("Escape")
+        for resolution in sorted(set(wanted) - chosen):
+            self._pick("Select Resolutions", str(resolution))
+            self.page.keyboard.press("Escape")
 
     def press_submit(self) -> None:
         """Ask for the run; the form stays where a value is out of its range."""
@@ -142,5 +144,16 @@ class PrefectUI:
     def _press(self, button: str) -> None:
         self.page.get_by_role("button", name=button, exact=True).click()
 
-    def _choose(self, option: str) -> None:
-        self.page.get_by_role("option", name=option, exact=True).click()
+    def _pick(self, button: str, option: str) -> None:
+        """Open a list and choose from it; again where the form drew itself anew meanwhile, which closes the list."""
+        choice = self.page.get_by_role("option", name=option, exact=True)
+        for _ in range(_PICK_TRIES - 1):
+            self._press(button)
+            try:
+                choice.click(timeout=_PICK_SECONDS * 1000)
+            except StepTimeoutError:
+                self.page.keyboard.press("Escape")
+            else:
+                return
+        self._press(button)
+        choice.click()

@@ -88,8 +88,9 @@ def test_a_schedule_starts_the_nightly_run(stack: Stack, by_hand: FlowRun, drawn
     assert "unchanged" in str(stack.artifacts(finished)["summary"])
 
 
-def test_a_failed_run_is_told(stack: Stack, tmp_path: Path) -> None:
-    run = stack.finish("pets/manual", {"images": str(tmp_path / "missing.tar.gz")}, "Failed")
+def test_a_failed_run_is_told(stack: Stack, drawn_sample: SampleArchives, tmp_path: Path) -> None:
+    missing = {**parameters(drawn_sample), "images": str(tmp_path / "missing.tar.gz")}
+    run = stack.finish("pets/manual", missing, "Failed")
     assert wait_until(lambda: stack.notified(run.name), timeout_seconds=NOTIFY_SECONDS)
     assert stack.notified(run.name) == ["pets / manual: Failed"]
     [message] = [each for each in stack.webhook if run.name in each["body"]]
