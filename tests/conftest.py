@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -120,11 +120,18 @@ _WITH_STACK = {"test_stack.py", "test_nights.py", "test_ui.py", "test_git_pull.p
 _ceph = ExitStack()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests of one file stay in one process, for they share what it started; likewise those that share the stack."""
-    for item in items:
-        name = "stack" if item.path.name in _WITH_STACK else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "stack" if path.rpartition("/")[2] in _WITH_STACK else path
+
+    config.option.loadscopereorder = False  # by the number of tests: the stack's, few and long, would come last
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
