@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from imageshards.sample import SampleArchives, SampleSpec, write_sample
 from imageshards.store import Credentials, Store, StoreSpec, open_store
@@ -38,6 +39,10 @@ PREFECT_START_SECONDS = 60
 END_SECONDS = 20
 SESSION_VARIABLE = "IMAGESHARDS_TEST_SESSION"
 _OUR_VARIABLES = (SESSION_VARIABLE, "IMAGESHARDS_TEST_CEPH")
+
+# No test fails for being slow on a busy machine.
+settings.register_profile("imageshards", deadline=None)
+settings.load_profile("imageshards")
 
 CEPH = pytest.param("ceph", marks=pytest.mark.ceph)
 S3_SERVERS = ["moto", CEPH]
