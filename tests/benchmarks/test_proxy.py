@@ -54,7 +54,7 @@ def test_signed_requests_of_every_kind_pass(s3_server: S3Server) -> None:
 
 
 def test_gets_are_held_back_side_by_side(moto: S3Server) -> None:
-    delay, gets = 0.4, 16
+    delay, gets = 1.0, 64
     with running_proxy(urlsplit(moto.endpoint_url).netloc, 1000 * delay, cpus=CPUS) as address:
         store = through(moto, address, moto.bucket)
         started = time.monotonic()

@@ -342,7 +342,7 @@ def test_a_port_where_nothing_listens_is_transient_and_told_soon(operation: str)
         store = open_store(StoreSpec(url="s3://bucket/prefix", endpoint_url=endpoint), credentials=KEYS)
         started = time.monotonic()
         error = failure_of(lambda: OPERATIONS[operation](store))
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 30  # S3's own retries would take longer
     assert isinstance(error, TransientError)
     assert f"nothing listens at {endpoint}" in error.message
 
