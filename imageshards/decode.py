@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import PurePath
+from posixpath import splitext
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,9 @@ from imageshards.colors import ColorSource, to_rgb
 from imageshards.decoded import Decoded, DecodePolicy, Repair
 from imageshards.errors import RejectReason, SampleError
 from imageshards.formats.container import Container
-from imageshards.formats.gray_png import read_gray_png
 from imageshards.formats.jpeg import decode_strictly
 from imageshards.formats.jpeg_header import JpegHeader, read_header, read_icc_profile, without_metadata
+from imageshards.formats.plain_png import read_color_png, read_gray_png
 from imageshards.formats.reading import (
     FORMATS,
     check_size,
@@ -61,7 +61,7 @@ def _in_full(_size: tuple[int, int]) -> int:
 
 def suffix_disagrees(name: str, source_format: str) -> bool:
     """Whether the suffix of a file's name is not one of its format's: a case for `Repair.MISNAMED`."""
-    return PurePath(name).suffix.lower() not in FORMATS[source_format].suffixes
+    return splitext(name)[1].lower() not in FORMATS[source_format].suffixes
 
 
 def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY, *, reduction: Reduction = _in_full) -> Decoded:
@@ -146,8 +146,8 @@ def _decode_container(
         image = open_first_image(container, source_format, policy.max_pixels)
         mode, several = image.mode, container.several or getattr(image, "is_animated", False)
         orientation = container.orientation or exif_orientation(image.info.get("exif") or b"")
-        load(image, load_truncated=load_truncated)
-        pixels, converted = to_rgb(image, _color_source(image, container, policy))
+        source = _color_source(image, container, policy)
+        pixels, converted = to_rgb(_loaded(image, container, source_format, load_truncated=load_truncated), source)
     damage = container.damage or next(iter(complaints.errors), None)
     if damage and not policy.keep_damaged:
         raise damaged(source_format, damage)
@@ -157,6 +157,17 @@ def _decode_container(
     if several:
         noted.append(Repair.FIRST_FRAME)
     return _finish(pixels, source_format, mode, orientation, (*noted, *converted))
+
+
+def _loaded(
+    image: ImageFile.ImageFile, container: Container, source_format: str, *, load_truncated: bool
+) -> Image.Image:
+    if source_format == "png" and not (container.damage or container.oddity):
+        pixels = read_color_png(container.data)
+        if pixels is not None:
+            return Image.fromarray(pixels)
+    load(image, load_truncated=load_truncated)
+    return image
 
 
 def _color_source(image: ImageFile.ImageFile, container: Container, policy: DecodePolicy) -> ColorSource:

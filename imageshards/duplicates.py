@@ -40,8 +40,8 @@ _GRID = 96
 """Points a side at which an image is looked at, whatever its size: 0.06 ms, where averaging all pixels of 500 x 375
 takes 0.3 ms and finds 0.3 % more (at 8 bits, of all derivatives above)."""
 
-_LUMA = np.array([299.0, 587.0, 114.0])
-"""Thousandths, ITU-R BT.601."""
+_LUMA = np.array([299, 587, 114], np.float32)
+"""Thousandths, ITU-R BT.601. Sums of 8-bit values stay below 2^24, so that float32 holds them exactly."""
 
 _FREQUENCIES = np.arange(8)[:, None]
 _BASIS = np.round(1024 * np.cos(np.pi * _FREQUENCIES * (2 * np.arange(_GRID) + 1) / (2 * _GRID)))
@@ -136,8 +136,9 @@ def _gray_grid(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """(96, 96): the brightness, times 1000, at the middle of each cell of a grid laid over the image."""
     middles = 2 * np.arange(_GRID) + 1
     lines, columns = (middles * side // (2 * _GRID) for side in pixels.shape[:2])
-    gray: NDArray[np.float64] = pixels[lines].take(columns, axis=1) @ _LUMA
-    return gray
+    points = pixels[lines].take(columns, axis=1).reshape(-1, 3).astype(np.float32)
+    gray: NDArray[np.float32] = points @ _LUMA
+    return gray.reshape(_GRID, _GRID).astype(np.float64)
 
 
 def reach(count: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,7 +170,23 @@ def place_trimap(trimap: NDArray[np.uint8], placement: Placement) -> NDArray[np.
     Each output pixel takes the value under its centre. (torchvision's resizing of masks takes the value under its upper
     left corner instead, half a pixel off the image.)
     """
-    return np.asarray(_pad(_resize(trimap, placement, Image.Resampling.NEAREST), placement, 0))
+    if math.prod(placement.resized) > MAX_RESIZED_PX:
+        return np.asarray(_pad(_resize(trimap, placement, Image.Resampling.NEAREST), placement, 0))
+    left, top, width, height = placement.kept
+    columns = _nearest(placement.source[0], placement.resized[0], left, width)
+    rows = _nearest(placement.source[1], placement.resized[1], top, height)
+    kept: NDArray[np.uint8] = trimap[rows].take(columns, axis=1)
+    return _padded(kept, placement, 0)
+
+
+@lru_cache(maxsize=2048)
+def _nearest(length_px: int, resized_px: int, start: int, count: int) -> NDArray[np.intp]:
+    """Which pixels of a line Pillow takes, when it resizes the line without interpolation and `count` are kept.
+
+    Looking them up anew takes as long as taking them; the images of a dataset have few sizes.
+    """
+    line = Image.fromarray(np.arange(length_px, dtype=np.int32)[None]).resize((resized_px, 1), Image.Resampling.NEAREST)
+    return np.asarray(line)[0, start : start + count].astype(np.intp)
 
 
 def place_box(box: Box, placement: Placement) -> tuple[Box | None, float]:
@@ -246,13 +263,13 @@ def _pad(image: Image.Image, placement: Placement, fill: Color | int) -> Image.I
     return canvas
 
 
-def _padded(pixels: NDArray[np.uint8], placement: Placement, fill: Color) -> NDArray[np.uint8]:
+def _padded(pixels: NDArray[np.uint8], placement: Placement, fill: Color | int) -> NDArray[np.uint8]:
     """`_pad` for an array."""
     if not placement.pads:
         return pixels
     height, width = pixels.shape[:2]
     left, top = placement.offset
-    canvas = np.empty((placement.resolution, placement.resolution, 3), np.uint8)
+    canvas = np.empty((placement.resolution, placement.resolution, *pixels.shape[2:]), np.uint8)
     canvas[:] = fill
     canvas[top : top + height, left : left + width] = pixels
     return canvas

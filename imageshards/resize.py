@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from functools import lru_cache
 
 import numpy as np
 from cykooz_resizer import CropBox, FilterType, ImageData, PixelType, ResizeAlg, ResizeOptions, Resizer
@@ -18,12 +19,28 @@ from imageshards.picture import Box
 
 _BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
 
+_TARGETS_KEPT = 16
+
 
 class _Scratch(threading.local):
-    """A resizer keeps buffers between calls, so each thread has its own."""
+    """What is kept between calls, by each thread for itself: the resizer with its buffers, and pictures to resize into.
+
+    A new picture is filled with zeros first, which takes as long as a tenth of resizing.
+    """
 
     def __init__(self) -> None:
         self.resizer = Resizer()
+        self._targets: dict[tuple[int, int], ImageData] = {}
+
+    def target(self, size: tuple[int, int]) -> ImageData:
+        """A picture of (width, height), with whatever was in it last."""
+        found = self._targets.pop(size, None)
+        if found is None:
+            found = ImageData(*size, PixelType.U8x3)
+            if len(self._targets) >= _TARGETS_KEPT:
+                del self._targets[next(iter(self._targets))]
+        self._targets[size] = found  # at the end: the first is the one not used for longest
+        return found
 
 
 _scratch = _Scratch()
@@ -47,11 +64,14 @@ def resize_bilinear(pixels: NDArray[np.uint8], box: Box, size: tuple[int, int]) 
     width, height = size
     x_start, x_stop = reach(left, right, width, pixels.shape[1])
     y_start, y_stop = reach(top, bottom, height, pixels.shape[0])
-    rows = y_stop - y_start
-    part = pixels[y_start:y_stop, x_start:x_stop].tobytes()
-    source = ImageData(x_stop - x_start, rows, PixelType.U8x3, part)
-    narrowed = _resize(source, (left - x_start, 0.0, right - left, float(rows)), (width, rows))
-    resized = _resize(narrowed, (0.0, top - y_start, float(width), bottom - top), size)
+    columns, rows = x_stop - x_start, y_stop - y_start
+    source = ImageData(columns, rows, PixelType.U8x3, pixels[y_start:y_stop, x_start:x_stop].tobytes())
+    narrowed, resized = _scratch.target((width, rows)), _scratch.target(size)
+    across, down = _cut(left - x_start, right - left, columns), _cut(top - y_start, bottom - top, rows)
+    if narrowed is resized:  # as many rows as are wanted: one picture cannot be both
+        narrowed = ImageData(width, rows, PixelType.U8x3)
+    _scratch.resizer.resize(source, narrowed, _options(across[0], 0.0, across[1], float(rows)))
+    _scratch.resizer.resize(narrowed, resized, _options(0.0, down[0], float(width), down[1]))
     return np.frombuffer(resized.get_buffer(), np.uint8).reshape(height, width, 3)
 
 
@@ -70,10 +90,11 @@ def reach(start: float, stop: float, length_px: int, limit_px: int, *, support_p
     return max(0, math.floor(start - support)), min(limit_px, math.ceil(stop + support))
 
 
-def _resize(source: ImageData, box: Box, size: tuple[int, int]) -> ImageData:
-    """`box` is (left, top, width, height), as the library wants it; cut off where rounding makes it reach out."""
-    left, top, width, height = box
-    crop = CropBox(left, top, min(width, source.width - left), min(height, source.height - top))
-    target = ImageData(*size, PixelType.U8x3)
-    _scratch.resizer.resize(source, target, ResizeOptions(_BILINEAR, use_alpha=False, crop_box=crop))
-    return target
+def _cut(start: float, length: float, limit_px: int) -> tuple[float, float]:
+    """Start and length, shortened where rounding makes them reach out."""
+    return start, min(length, limit_px - start)
+
+
+@lru_cache(maxsize=1024)
+def _options(left: float, top: float, width: float, height: float) -> ResizeOptions:
+    return ResizeOptions(_BILINEAR, use_alpha=False, crop_box=CropBox(left, top, width, height))

@@ -182,6 +182,22 @@ def test_a_long_strip_is_cropped_without_being_enlarged_whole():
     assert done.returncode == 0, done.stderr
 
 
+@settings(deadline=None)
+@given(
+    size=st.tuples(st.integers(40, 700), st.integers(40, 700)),
+    fit=st.sampled_from(["center-crop", "letterbox", "stretch"]),
+    resolution=st.sampled_from([32, 224, 299]),
+)
+def test_trimaps_are_resized_as_pillow_does_it(size, fit, resolution):
+    placement = place(size, recipe_of(fit), resolution)
+    trimap = np.random.default_rng(size).integers(1, 4, size[::-1], dtype=np.uint8)
+    left, top, width, height = placement.kept
+    resized = Image.fromarray(trimap).resize(placement.resized, Image.Resampling.NEAREST)
+    expected = Image.new("L", (resolution, resolution))
+    expected.paste(resized.crop((left, top, left + width, top + height)), placement.offset)
+    assert np.array_equal(place_trimap(trimap, placement), np.asarray(expected))
+
+
 def test_trimaps_take_the_value_under_the_centre_of_the_output_pixel():
     trimap = np.array([[1, 2, 3, 2]], np.uint8).repeat(4, axis=0)
     placed = place_trimap(trimap, place((4, 4), recipe_of("stretch"), 2))
