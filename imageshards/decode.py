@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
-from posixpath import splitext
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +60,7 @@ def _in_full(_size: tuple[int, int]) -> int:
 
 def suffix_disagrees(name: str, source_format: str) -> bool:
     """Whether the suffix of a file's name is not one of its format's: a case for `Repair.MISNAMED`."""
-    return splitext(name)[1].lower() not in FORMATS[source_format].suffixes
+    return not name.lower().endswith(FORMATS[source_format].suffixes)
 
 
 def decode(data: bytes, policy: DecodePolicy = _DEFAULT_POLICY, *, reduction: Reduction = _in_full) -> Decoded:

@@ -126,6 +126,7 @@ def place_stretched(source: tuple[int, int], resolution: int) -> Placement:
     return Placement(source, resized=square, kept=(0, 0, *square), offset=(0, 0), resolution=resolution)
 
 
+@lru_cache(maxsize=2048)
 def _center_crop(source: tuple[int, int], short_side_px: int, resolution: int) -> Placement:
     width, height = source
     long_side_px = int(short_side_px * max(source) / min(source))  # torchvision truncates here, and rounds below

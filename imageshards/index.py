@@ -150,14 +150,17 @@ def iter_index(store: Store, key: str, *, columns: Sequence[str] | None = None) 
 
 def index_rows(table: pa.Table) -> list[IndexRow]:
     """The rows of a whole-width table that `read_index` gave."""
-    names = [field.name for field in fields(IndexRow)]
-    return [IndexRow(**{name: _frozen(row[name]) for name in names}) for row in table.select(names).to_pylist()]
+    columns = (_values(table.column(field.name)) for field in fields(IndexRow))
+    return [IndexRow(*values) for values in zip(*columns, strict=True)]
+
+
+def _values(column: pa.ChunkedArray) -> Iterable[Any]:
+    values = column.to_pylist()
+    if not isinstance(column.type, pa.FixedSizeListType):
+        return values
+    return (None if value is None else tuple(value) for value in values)
 
 
 def _no_rows(columns: Sequence[str] | None) -> pa.Table:
     names = SCHEMA.names if columns is None else columns
     return pa.schema([SCHEMA.field(name) for name in names]).empty_table()
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -153,6 +154,7 @@ class IndexInfo:
         )
 
 
+@lru_cache(maxsize=4096)  # a work unit asks thrice for each of its images
 def sample_hash(image_id: str) -> int:
     """An even spread of image ids over 0 … 2^64 - 1, the same on every machine."""
     return int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big")
