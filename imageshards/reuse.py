@@ -24,7 +24,7 @@ from imageshards.store import Store
 
 MAKERS = (
     *("imageshards", "numpy", "pillow", "pyarrow", "simplejpeg"),
-    *("cykooz-resizer", "opencv-python-headless", "torch", "torchvision"),
+    *("cykooz-resizer", "kornia-rs", "opencv-python-headless", "torch", "torchvision"),
 )
 """Packages that the bytes of a shard come from. With another version of one, a version is built as a whole: it would
 not be what its manifest says of its software otherwise, nor what the same run gives in an empty store."""

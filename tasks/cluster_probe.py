@@ -16,6 +16,7 @@ LINE_PREFIX = "imageshards-probe:"
 
 PACKAGES = {
     "cykooz-resizer": "cykooz_resizer",
+    "kornia-rs": "kornia_rs",
     "numpy": "numpy",
     "obstore": "obstore",
     "opencv-python-headless": "cv2",

@@ -27,7 +27,7 @@ STOP_POLL_SECONDS = 0.25
 
 LIVE = ("PENDING", "RUNNING")
 
-DRIVER_MODULES = ("ray", "obstore", "simplejpeg", "cykooz_resizer")
+DRIVER_MODULES = ("ray", "obstore", "simplejpeg", "cykooz_resizer", "kornia_rs")
 """By these a Python that can run the driver is told from others on the same node."""
 
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")

@@ -37,7 +37,10 @@ deleted within it back as failed."""
 PIXEL_PACKAGES = ("cykooz-resizer", "numpy", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
 """What makes the bytes of a shard: another version may decode a pixel a level off, or lay Parquet out differently."""
 
-NEEDED_PACKAGES = ("cykooz-resizer", "numpy", "obstore", "pillow", "pyarrow", "pydantic", "pyyaml", "ray", "simplejpeg")
+NEEDED_PACKAGES = (
+    *("cykooz-resizer", "kornia-rs", "numpy", "obstore", "pillow"),
+    *("pyarrow", "pydantic", "pyyaml", "ray", "simplejpeg"),
+)
 FILTER_PACKAGES = ("opencv-python-headless",)
 AUGMENT_PACKAGES = ("torch", "torchvision")
 
