@@ -1,84 +1,117 @@
 """Does the time for an image, or the memory, grow with the number of images? `python -m benchmarks.growth`.
 
-Uploads, preprocesses and validates (a folder store, 224 px) archives of growing size, each step in processes of its
-own, and writes a Markdown table to standard output. 74,000 images take 31 GB of disk for a while.
+Runs the flow (a folder store, 224 px) as a user does, on archives of growing size, and writes two Markdown tables to
+standard output: time by stage, and peak memory by process and stage. 74,000 images take 31 GB of disk for a while.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.archives import replicate, sample_archives
-from benchmarks.material import Material, split_cpus, upload_material
-from benchmarks.measure import Measurement, Program, measure
+from benchmarks.material import split_cpus
+from benchmarks.memory_by_stage import Memory, MemoryWatch
 from benchmarks.progress import say, work_folder
 from benchmarks.table import machine, markdown
-from imageshards.store import StoreSpec
 
-STEPS = ("upload", "preprocess", "validate")
+STAGES = ("upload", "preprocess", "validate", "publish")
+"""Those that have work for each image."""
+
+ROLES = ("flow", "driver", "worker")
+
+_LOOK_SECONDS = 0.1
+_END_SECONDS = 30
+_MB = 1e6
 _BYTES_PER_IMAGE = 420_000
 """Of disk: the image in the archive, in the store, and its row at 224 px."""
-_HEAD = (
-    "images",
-    "step",
-    "seconds",
-    "ms/image",
-    "ms/further image",
-    "CPU ms/image",
-    "CPU ms/further image",
-    "program, MB",
-    "largest worker, MB",
-)
+_TIME_HEAD = ("stage", "images", "seconds", "ms/image", "ms/further image", "CPU ms/image", "CPU ms/further image")
+_ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_steps(count: int, cpus: Sequence[int], folder: Path) -> list[Measurement]:
-    """All steps on so many images."""
+def run_flow(count: int, cpus: Sequence[int], folder: Path, home: Path) -> Memory:
+    """The whole flow on so many images.
+
+    Args:
+        count: How many.
+        cpus: What it may use.
+        folder: For archives and store.
+        home: Holds Prefect's database.
+    """
     images, annotations = replicate(*sample_archives(folder / "sample"), count, folder)
-    raw_store, spec, result = StoreSpec(url=str(folder / "raw")), folder / "spec.json", folder / "result.json"
-    archives = ("--images", str(images), "--annotations", str(annotations), "--store", raw_store.url)
-    uploaded = measure(Program("benchmarks.contenders.uploading", archives), cpus=cpus, folder=folder)
-    material: Material = upload_material(images, annotations, raw_store)  # it is there: this reads its index
-    spec.write_text(material.job(StoreSpec(url=str(folder / "out"))).model_dump_json())
-    images.unlink()
-    files = ("--spec", str(spec), "--result", str(result))
-    built = measure(Program("benchmarks.contenders.step", (*files, "--folder", str(folder))), cpus=cpus, folder=folder)
-    validated = measure(Program("benchmarks.contenders.validating", files), cpus=cpus, folder=folder)
-    if validated.facts["failed"]:
-        raise SystemExit(f"validation of {count} images failed: {', '.join(validated.facts['failed'])}")
-    return [uploaded, built, validated]
+    command = [sys.executable, "-m", "flows.pets", "--images", str(images), "--annotations", str(annotations)]
+    command += ["--max-reject-fraction", "0.05", "--store", str(folder / "store")]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PREFECT_", "RAY_"))}
+    settings = {"HOME": str(home), "PREFECT_HOME": str(home / ".prefect"), "TMPDIR": str(folder)}
+    log = folder / "run.log"
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, cwd=_ROOT, env={**kept, **settings}, stdout=output, stderr=output)
+    finally:
+        os.sched_setaffinity(0, before)
+    watch = MemoryWatch(process.pid)
+    try:
+        with log.open(errors="replace") as lines:
+            while process.poll() is None:
+                watch.look()
+                for line in lines:
+                    watch.take(line)
+                time.sleep(_LOOK_SECONDS)
+    finally:
+        process.terminate()
+        process.wait(_END_SECONDS)
+    if process.returncode:
+        raise SystemExit(f"the run of {count} images failed:\n{log.read_text(errors='replace')[-3000:]}")
+    return watch.found
 
 
-def table(found: dict[int, list[Measurement]]) -> str:
-    """A line for each number of images and each step; further images are those beyond the size before."""
+def time_table(found: Mapping[int, Memory]) -> str:
+    """A line for each stage and each number of images; further images are those beyond the size before."""
     rows = []
-    for number, step in enumerate(STEPS):
-        before: Measurement | None = None
-        for count, measured in found.items():
-            run = measured[number]
-            rows.append(
-                [
-                    f"{count:,}",
-                    step,
-                    f"{run.seconds:.1f}",
-                    f"{1000 / run.rate:.3f}",
-                    _slope(run.seconds, run.images, before.seconds, before.images) if before else "",
-                    f"{run.cpu_ms_per_image:.3f}",
-                    _slope(run.cpu_seconds, run.images, before.cpu_seconds, before.images) if before else "",
-                    f"{run.peaks['program'] / 1e6:,.0f}",
-                    f"{run.peaks['worker'] / 1e6:,.0f}" if "worker" in run.peaks else "",
-                ]
-            )
-            before = run
-    return markdown(_HEAD, rows, left=2)
+    for stage in STAGES:
+        before: tuple[int, Memory] | None = None
+        for count, run in found.items():
+            measured = (run.seconds[stage], run.cpu_seconds[stage])
+            cells = []
+            for number, seconds in enumerate(measured):
+                cells.append(f"{1000 * seconds / count:.3f}")
+                cells.append(_slope(stage, number, seconds, count, before))
+            rows.append([stage, f"{count:,}", f"{run.seconds[stage]:.1f}", *cells])
+            before = (count, run)
+    return markdown(_TIME_HEAD, rows)
 
 
-def _slope(seconds: float, images: int, seconds_before: float, images_before: int) -> str:
-    return f"{1000 * (seconds - seconds_before) / (images - images_before):.3f}"
+def _slope(stage: str, number: int, seconds: float, count: int, before: tuple[int, Memory] | None) -> str:
+    if before is None:
+        return ""
+    fewer, run = before
+    seconds_before = (run.seconds[stage], run.cpu_seconds[stage])[number]
+    return f"{1000 * (seconds - seconds_before) / (count - fewer):.3f}"
+
+
+def memory_table(found: Mapping[int, Memory]) -> str:
+    """A line for each process, and for each stage of the flow's: its peak at each size, and the last two compared."""
+    counts = list(found)
+    head = ["process", "stage", *(f"{count:,} images, MB" for count in counts), "last to the one before", "anonymous"]
+    keys = [("flow", stage) for stage in STAGES] + [(role, None) for role in ROLES]
+    rows = []
+    for role, stage in keys:
+        peaks = [run.peaks[role, stage] if stage else run.peak_of(role)[1] for run in found.values()]
+        highest = found[counts[-1]].peak_of(role)[0]
+        ratios = ["", ""]
+        if len(peaks) > 1:
+            ratios = [f"{now / then:.2f}" for now, then in zip(peaks[-1], peaks[-2], strict=True)]
+        rows.append([role, stage or f"any ({highest})", *(f"{peak.resident / _MB:,.0f}" for peak in peaks), *ratios])
+    return markdown(head, rows, left=2)
 
 
 def main() -> None:
@@ -89,7 +122,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes; short: sockets lie in it")
     options = parser.parse_args()
     cpus, _ = split_cpus(options.cpus)
-    found: dict[int, list[Measurement]] = {}
+    found: dict[int, Memory] = {}
     with work_folder(options.folder) as folder:
         free, needed = shutil.disk_usage(folder).free, max(options.sizes) * _BYTES_PER_IMAGE
         if free < needed:
@@ -97,12 +130,15 @@ def main() -> None:
                 f"{folder} has {free / 1e9:.0f} GB left, {max(options.sizes):,} images take {needed / 1e9:.0f} GB: "
                 "name another place with --folder, or smaller --sizes"
             )
+        home = folder / "home"
+        home.mkdir()
         for count in sorted(options.sizes):
             with tempfile.TemporaryDirectory(prefix="n-", dir=folder, ignore_cleanup_errors=True) as name:
-                found[count] = run_steps(count, cpus, Path(name))
-            times = ", ".join(f"{step} {run.seconds:.1f} s" for step, run in zip(STEPS, found[count], strict=True))
+                found[count] = run_flow(count, cpus, Path(name), home)
+            times = ", ".join(f"{stage} {found[count].seconds[stage]:.1f} s" for stage in STAGES)
             say(f"{count:,} images: {times}")
-    sys.stdout.write(f"At 224 px, a folder store, worker start included. {machine(cpus)}.\n\n{table(found)}")
+    sys.stdout.write(f"At 224 px, a folder store, start of Ray included. {machine(cpus)}.\n\n")
+    sys.stdout.write(f"{time_table(found)}\n{memory_table(found)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What the upload costs: `python -m benchmarks.upload [--images N] [--store URL]`.
+"""What the upload costs: `python -m benchmarks.upload [--images N] [--runs N] [--store URL]`.
 
 Uploads a tar.gz of photographs with their annotations into an S3 store (the one `benchmarks.s3` finds) or a folder, and
 beside it puts the same photographs with obstore and with boto3 alone, from memory: nothing read, unpacked or hashed.
-Each runs in a process of its own, whose CPU time and peak memory are counted; the server's are not.
+Each runs in a process of its own, whose CPU time and peak memory are counted; the server's are not. How busy the CPUs
+were is what the kernel says of all that ran on them, the server among it: where they were not, the pass waited. A
+server that is started for the while has the same CPUs as the upload.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -40,6 +43,10 @@ from imageshards.upload import upload
 
 _THREADS = 16
 _PUTS = 2000
+
+_STAT_IDLE = slice(4, 6)
+_STAT_ALL = slice(1, 9)
+"""Of a CPU's line in /proc/stat: idle and waiting for a disk; all but the time of guests, which is there twice."""
 
 
 def run_upload(store: StoreSpec, folder: Path) -> dict[str, Any]:
@@ -89,17 +96,28 @@ def _puts(folder: Path, put: Callable[[str, bytes], Any]) -> dict[str, Any]:
 
 
 def _measured(work: Callable[[], tuple[int, int]]) -> dict[str, Any]:
-    started, cpu = time.perf_counter(), time.process_time()
+    cpus = os.sched_getaffinity(0)
+    started, cpu, (idle, ticks) = time.perf_counter(), time.process_time(), _idle_and_all(cpus)
     objects, size_bytes = work()
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    idle_after, ticks_after = _idle_and_all(cpus)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {
         "objects": objects,
         "bytes": size_bytes,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
+        "busy": 1 - (idle_after - idle) / max(1, ticks_after - ticks),
         "peak_mb": peak,
     }
+
+
+def _idle_and_all(cpus: Set[int]) -> tuple[int, int]:
+    """Ticks that the CPUs were idle, and all of their ticks, since the machine started."""
+    names = {f"cpu{cpu}" for cpu in cpus}
+    lines = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+    mine = [words for words in lines if words and words[0] in names]
+    return tuple(sum(sum(map(int, words[part])) for words in mine) for part in (_STAT_IDLE, _STAT_ALL))  # type: ignore[return-value]
 
 
 _STEPS: Mapping[str, Callable[[StoreSpec, Path], dict[str, Any]]] = {
@@ -109,33 +127,53 @@ _STEPS: Mapping[str, Callable[[StoreSpec, Path], dict[str, Any]]] = {
 }
 
 
-def measure(step: str, store: StoreSpec, folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a step in a process of its own."""
+def measure(
+    step: str, store: StoreSpec, folder: Path, *, runs: int, environment: Mapping[str, str]
+) -> Sequence[Mapping[str, Any]]:
+    """Run a step so many times, each in a process and a part of the store of its own."""
     command = [sys.executable, "-m", "benchmarks.upload", "--step", step, "--folder", str(folder)]
-    done = subprocess.run(
-        [*command, "--spec", store.model_dump_json()],
-        check=True,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **environment},
+    measured = []
+    for number in range(runs):
+        part = store.model_copy(update={"url": f"{store.url.rstrip('/')}/{number}"})
+        done = subprocess.run(
+            [*command, "--spec", part.model_dump_json()],
+            check=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        measured.append(json.loads(done.stdout))
+    return measured
+
+
+def table(runs: Iterable[tuple[str, Sequence[Mapping[str, Any]]]], cpus: int) -> str:
+    """The measurements as a Markdown table; medians, for CPU time with the least and the most."""
+    head = (
+        "",
+        "objects",
+        "KB each",
+        "objects/s",
+        "client's CPU, ms an object",
+        f"client's share of {cpus} CPUs",
+        f"{cpus} CPUs busy",
+        "peak memory, MB",
+        "runs",
     )
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return markdown(head, (_cells(name, measured, cpus) for name, measured in runs))
 
 
-def table(runs: Iterable[tuple[str, dict[str, Any]]], cpus: int) -> str:
-    """The measurements as a Markdown table."""
-    head = ("", "objects", "KB each", "objects/s", "CPU ms an object", f"of {cpus} CPUs used", "peak memory, MB")
-    return markdown(head, (_cells(name, run, cpus) for name, run in runs))
-
-
-def _cells(name: str, run: dict[str, Any], cpus: int) -> Sequence[str]:
+def _cells(name: str, runs: Sequence[Mapping[str, Any]], cpus: int) -> Sequence[str]:
+    costs = sorted(1000 * run["cpu_seconds"] / run["objects"] for run in runs)
+    spread = f" ({costs[0]:.2f} to {costs[-1]:.2f})" if len(costs) > 1 else ""
     return (
         name,
-        f"{run['objects']:,}",
-        f"{run['bytes'] / run['objects'] / 1000:.0f}",
-        f"{run['objects'] / run['seconds']:,.0f}",
-        f"{1000 * run['cpu_seconds'] / run['objects']:.2f}",
-        f"{run['cpu_seconds'] / run['seconds'] / cpus:.0%}",
-        f"{run['peak_mb']:,.0f}",
+        f"{runs[0]['objects']:,}",
+        f"{runs[0]['bytes'] / runs[0]['objects'] / 1000:.0f}",
+        f"{median(run['objects'] / run['seconds'] for run in runs):,.0f}",
+        f"{median(costs):.2f}{spread}",
+        f"{median(run['cpu_seconds'] / run['seconds'] for run in runs) / cpus:.0%}",
+        f"{median(run['busy'] for run in runs):.0%}",
+        f"{max(run['peak_mb'] for run in runs):,.0f}",
+        str(len(runs)),
     )
 
 
@@ -151,6 +189,7 @@ def main() -> None:
     """Print a Markdown table, or with --step the numbers of one step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=7400)
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--store", help="where to upload to; default: an S3 server where one is found, and a folder")
     parser.add_argument("--step", choices=_STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--spec", help=argparse.SUPPRESS)
@@ -164,17 +203,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="imageshards-bench-") as name:
         folder = Path(name)
         make_archives(options.images, folder)
-        runs = []
+        measured = []
         with nullcontext() if options.store else s3_place(folder, cpus=cpus) as place:
             spec = place.spec("upload") if place else StoreSpec(url=options.store) if options.store else None
             environment = place.environment if place else {}
             if spec:
                 steps = list(_STEPS) if spec.url.startswith("s3://") else ["upload"]
                 where = place.name if place else spec.url
-                runs += [(f"{step}, {where}", measure(step, spec, folder, environment)) for step in steps]
+                for step in steps:
+                    runs = measure(step, spec, folder, runs=options.runs, environment=environment)
+                    measured.append((f"{step}, {where}", runs))
         if not options.store:
-            runs.append(("upload, a folder", measure("upload", StoreSpec(url=str(folder / "store")), folder, {})))
-        sys.stdout.write(f"{machine(cpus)}\n\n{table(runs, len(cpus))}")
+            spec = StoreSpec(url=str(folder / "store"))
+            measured.append(("upload, a folder", measure("upload", spec, folder, runs=options.runs, environment={})))
+        sys.stdout.write(f"{machine(cpus)}\n\n{table(measured, len(cpus))}")
 
 
 if __name__ == "__main__":

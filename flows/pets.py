@@ -34,6 +34,7 @@ from imageshards.errors import ConfigError
 from imageshards.fetch import Fetched, Source
 from imageshards.index import IndexInfo
 from imageshards.manifest import ArchiveSource
+from imageshards.memory import limit_heaps
 from imageshards.oxford_facts import known_facts
 from imageshards.plan import fingerprint
 from imageshards.recipe import RESOLUTIONS, Recipe
@@ -107,6 +108,7 @@ def pets(  # noqa: PLR0913, PLR0917 (each is a field of the form in the Prefect 
     Returns:
         dataset, store, index, and one result for each resolution.
     """
+    limit_heaps()
     choices = _Choices(
         store=store,
         raw_store=raw_store or store,

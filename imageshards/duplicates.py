@@ -55,7 +55,7 @@ _SAME_LEVELS = 2
 """Thumbnails that differ by no more on average show the same, if too flat a picture to correlate."""
 
 _LOOKS_KEPT = 10_000
-"""Of candidates, 2 kB each; more than `_PAIRS_AT_ONCE` pairs have."""
+"""Of candidates, 0.5 kB each; more than `_PAIRS_AT_ONCE` pairs have."""
 _PAIRS_AT_ONCE = 4096
 """Their images are described, and read, before they are compared."""
 _READERS = 2
@@ -107,7 +107,7 @@ class _Look:
     """What is kept of the pixels of a candidate: a digest of all, and a (16, 16) thumbnail in gray levels."""
 
     digest: bytes
-    thumbnail: NDArray[np.int64]
+    thumbnail: NDArray[np.uint8]
 
 
 def perceptual_hash(pixels: NDArray[np.uint8]) -> int:
@@ -204,7 +204,8 @@ def _look(pixels: NDArray[np.uint8]) -> _Look:
     digest.update(np.ascontiguousarray(pixels).data)
     side = _GRID // _THUMBNAIL_SIDE
     cells = _gray_grid(pixels).reshape(_THUMBNAIL_SIDE, side, _THUMBNAIL_SIDE, side)
-    return _Look(digest.digest(), cells.sum(axis=(1, 3)).astype(np.int64) // (1000 * side * side))
+    levels = cells.sum(axis=(1, 3)).astype(np.int64) // (1000 * side * side)
+    return _Look(digest.digest(), levels.astype(np.uint8))
 
 
 def _kind(first: _Look | None, second: _Look | None) -> Literal["exact", "near"] | None:
@@ -212,7 +213,7 @@ def _kind(first: _Look | None, second: _Look | None) -> Literal["exact", "near"]
         return "near"
     if first.digest == second.digest:
         return "exact"
-    return "near" if _shows_the_same(first.thumbnail, second.thumbnail) else None
+    return "near" if _shows_the_same(*(look.thumbnail.astype(np.int64) for look in (first, second))) else None
 
 
 def _shows_the_same(first: NDArray[np.int64], second: NDArray[np.int64]) -> bool:

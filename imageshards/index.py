@@ -155,7 +155,7 @@ def index_rows(table: pa.Table) -> list[IndexRow]:
 
 
 def _values(column: pa.ChunkedArray) -> Iterable[Any]:
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     if not isinstance(column.type, pa.FixedSizeListType):
         return values
     return (None if value is None else tuple(value) for value in values)

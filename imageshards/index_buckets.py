@@ -15,7 +15,7 @@ from imageshards.plan import Unit
 from imageshards.store import Store
 
 _ROWS_AT_ONCE = 8192
-"""A row group or two: no part of an index is read faster. A shard of large images has some hundred."""
+"""A row group: no part of an index is read faster. A shard of large images has some hundred."""
 
 _PARTS_KEPT = 2
 
@@ -31,13 +31,23 @@ class IndexBuckets:
         key: The index object.
         columns: Which columns; `sample_hash` among them.
         split_sizes: Images of each split, about.
+        rows_at_once: At most, about; a row group or two are read for them.
     """
 
-    def __init__(self, store: Store, key: str, *, columns: Sequence[str], split_sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: str,
+        *,
+        columns: Sequence[str],
+        split_sizes: Mapping[str, int],
+        rows_at_once: int = _ROWS_AT_ONCE,
+    ) -> None:
         self._store = store
         self._key = key
         self._columns = list(columns)
         self._split_sizes = split_sizes
+        self._rows_at_once = rows_at_once
         self._parts: OrderedDict[Unit, pa.Table] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -58,7 +68,7 @@ class IndexBuckets:
 
     def _part(self, unit: Unit) -> pa.Table:
         """The rows of the bucket that is read at once, in which another one lies."""
-        wanted = 1 << max(0, (self._split_sizes.get(unit.split, 0) // _ROWS_AT_ONCE).bit_length() - 1)
+        wanted = 1 << (self._split_sizes.get(unit.split, 0) // self._rows_at_once).bit_length()
         buckets = min(unit.buckets, wanted) if unit.split in self._split_sizes else unit.buckets
         whole = Unit(unit.split, unit.bucket * buckets // unit.buckets, buckets, ())
         with self._lock:
@@ -67,6 +77,8 @@ class IndexBuckets:
                 self._parts[whole] = self._read(split, whole.hash_range).combine_chunks()
                 while len(self._parts) > _PARTS_KEPT:
                     self._parts.popitem(last=False)
+                # Else what Arrow's pool keeps for later grows to 45 MB while duplicates are told who they are.
+                pa.default_memory_pool().release_unused()
             return self._parts[whole]
 
     def _read(self, split: str | None, hash_range: tuple[int, int]) -> pa.Table:

@@ -142,6 +142,7 @@ def _read(
                     group, plain[start : start + group.num_rows], subject.recipe, subject.version.resolution
                 )
                 start += group.num_rows
+                del group  # else it is in memory while the next one is read
                 found.sums += sums
                 looks.append(look)
     except (StoreError, pa.ArrowException, OSError, ValueError) as error:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+
+import obstore
+from obstore.store import MemoryStore
 
 from imageshards.errors import ConfigError, ImageShardsError
 from imageshards.store_errors import VENDOR_ERRORS, Attempt, translate
@@ -15,6 +19,14 @@ T = TypeVar("T")
 
 _runtime_owner: list[int] = []
 """The process whose threads serve obstore; empty before the first use."""
+_starting = threading.Lock()
+
+_IO_THREADS_VARIABLE = "TOKIO_WORKER_THREADS"
+"""Read by tokio, on which obstore runs, when its threads start."""
+_IO_THREADS = "1"
+"""By itself it starts one for each CPU. They wake each other for every request, a tenth of the CPU time of an upload;
+and each worker on a node of 64 CPUs would have 64 of them. Requests are made on the caller's own thread.
+"""
 
 
 class VendorCalls:
@@ -74,9 +86,22 @@ def refuse_forked_process() -> None:
         ConfigError: This process was forked from one that had used a store.
     """
     if not _runtime_owner:
-        _runtime_owner.append(os.getpid())
+        _start_runtime()
     elif _runtime_owner[0] != os.getpid():
         raise ConfigError(
             "this process was forked from one that had used a store, and cannot use any: start processes with "
             "multiprocessing's 'spawn' (DataLoader(multiprocessing_context='spawn'))"
         )
+
+
+def _start_runtime() -> None:
+    """Start obstore's threads, as many as the environment says, or one."""
+    with _starting:
+        if _runtime_owner:
+            return
+        _runtime_owner.append(os.getpid())
+        chosen = _IO_THREADS_VARIABLE in os.environ
+        os.environ.setdefault(_IO_THREADS_VARIABLE, _IO_THREADS)
+        obstore.put(MemoryStore(), "any", b"")  # they start with the first request, whatever it is
+        if not chosen:
+            del os.environ[_IO_THREADS_VARIABLE]  # it is not meant for the programs that this process starts

@@ -13,8 +13,8 @@ from typing import Any
 
 from imageshards.errors import ImageShardsError, SampleError, StoreError
 from imageshards.index import IndexRow
+from imageshards.memory import keep_freed
 from imageshards.plan import Unit, shard_name, shards_of
-from imageshards.process_memory import reuse_freed_memory
 from imageshards.reuse import PublishedShard, read_stored_shard
 from imageshards.shard_file import ShardResult
 from imageshards.shard_inputs import Build
@@ -31,7 +31,7 @@ def run_build(
     build: Build, unit: Unit, raw_store: StoreSpec, store: StoreSpec, published: Sequence[PublishedShard] = ()
 ) -> dict[str, Any]:
     """Build the shards of a unit, or copy those that are published; the results of `build_unit`."""
-    reuse_freed_memory()
+    keep_freed()
     return _outcome(
         lambda: build_unit(build, unit, raw_store=_raw_store(raw_store), store=_store(store), published=published)
     )

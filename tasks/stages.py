@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 
 from prefect import get_run_logger
 
+from imageshards.memory import release_freed
+
 DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 
 _BARE = re.compile(r"[A-Za-z0-9._:/+-]+")
@@ -104,6 +106,7 @@ def stage(name: str, **facts: int | str) -> Iterator[StageReport]:
         raise
     finally:
         ended = Stage(name, outcome, time.monotonic() - started, report.facts)
+        release_freed()  # else it is on top of what the next stage takes: 60 MB after an upload
         collected = _collected.get()
         if collected is not None:
             collected.append(ended)

@@ -166,6 +166,61 @@ def test_names_longer_than_a_tar_header_are_read(written: Written, tar_format: i
     assert unpack(written(tar_bytes(files, tar_format=tar_format))) == files
 
 
+def header_with(at: int, field: bytes) -> bytes:
+    """The header of a file of 3 bytes with one of its fields written otherwise."""
+    header = bytearray(tar_entry("a.jpg", size=3).tobuf(tarfile.USTAR_FORMAT))
+    header[at : at + len(field)] = field
+    return signed(header)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        header_with(0, b"n" * 100),  # a name that fills its field
+        header_with(0, b"a.jpg\0what an older name left"),
+        header_with(100, b"   644 \0"),
+        header_with(100, b"000644 \0"),
+        header_with(108, b"\x80\0\0\0\x7f\xff\xff\xff"),  # a user id in base 256
+        header_with(124, b"          3 "),
+        header_with(124, b"3\0garbage!"),
+        header_with(124, b"\x80\0\0\0\0\0\0\0\0\0\0\x03"),
+        header_with(156, b"\0"),  # a regular file of Unix V7
+        header_with(156, b"7"),  # a contiguous file
+        header_with(329, bytes(16)),
+        header_with(345, b"folder/of/the/name"),
+    ],
+)
+def test_a_header_means_what_it_means_to_tarfile(written: Written, header: bytes) -> None:
+    first = tar_entry("first.jpg", size=512).tobuf() + b"f" * 512  # tarfile reads the first header in any case
+    data = first + header + b"xyz".ljust(512, b"\0") + tar_entry("last.jpg", size=1).tobuf() + b"l".ljust(512, b"\0")
+    path = written(data + bytes(1024))
+    with tarfile.open(path) as tar:
+        expected = {info.name: tar.extractfile(info).read() for info in tar}  # type: ignore[union-attr]
+    assert len(expected) == 3
+    assert unpack(path) == expected
+
+
+def test_a_global_pax_header_holds_for_the_files_behind_it(written: Written) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", pax_headers={"size": "2"}) as tar:
+        tar.addfile(tar_entry("a.jpg", size=2), io.BytesIO(b"aa"))
+    headed = buffer.getvalue().rstrip(b"\0").ljust(2048, b"\0")
+    path = written(headed + tar_entry("b.jpg", size=3).tobuf() + b"bbb".ljust(512, b"\0") + bytes(1024))
+    assert unpack(path) == {"a.jpg": b"aa", "b.jpg": b"bb"}
+
+
+def test_tarfile_is_not_asked_for_ordinary_files(written: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse, parsed = tarfile.TarInfo.frombuf, []
+
+    def counted(header: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        parsed.append(header)
+        return parse(header, encoding, errors)
+
+    monkeypatch.setattr(tarfile.TarInfo, "frombuf", counted)
+    assert len(unpack(written(tar_bytes({f"{number}.jpg": b"x" * number for number in range(100)})))) == 100
+    assert len(parsed) < 5
+
+
 def test_global_pax_headers_are_no_members(written: Written) -> None:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", pax_headers={"comment": "made by git archive"}) as tar:

@@ -15,10 +15,9 @@ COLUMNS = ["image_id", "split", "sample_hash"]
 
 
 @pytest.fixture
-def pieces(drawn, monkeypatch) -> IndexBuckets:
-    monkeypatch.setattr(index_buckets, "_ROWS_AT_ONCE", 16)
+def pieces(drawn) -> IndexBuckets:
     sizes = {"test": drawn.expected["test"], "trainval": drawn.expected["trainval"]}
-    return IndexBuckets(drawn.store, drawn.info.key, columns=COLUMNS, split_sizes=sizes)
+    return IndexBuckets(drawn.store, drawn.info.key, columns=COLUMNS, split_sizes=sizes, rows_at_once=16)
 
 
 @pytest.mark.parametrize("split", ["test", "trainval", "unlisted", "nothing"])
@@ -49,5 +48,5 @@ def test_what_is_read_serves_the_buckets_beside_even_from_several_threads(pieces
     with ThreadPoolExecutor(4) as pool:
         for start in range(0, len(units), 4):  # side by side, as shards are checked
             list(pool.map(pieces.rows, units[start : start + 4]))
-    assert len(ranges) == 4
-    assert len(set(ranges)) == 4
+    assert len(ranges) == 8
+    assert len(set(ranges)) == 8

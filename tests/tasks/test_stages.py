@@ -87,6 +87,25 @@ def test_an_interrupted_stage_says_so(prefect_api: str) -> None:
     assert told(run()) == [("preprocess", "interrupted", {"error": "Stopped"})]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs glibc and /proc")
+def test_what_a_stage_has_freed_is_not_there_when_the_next_one_begins(prefect_api: str) -> None:
+    @flow
+    def run() -> int:
+        with stage("upload"):
+            pieces = [bytes(1000) for _ in range(100_000)]
+            last = pieces[-1]  # keeps the heap from shrinking by itself
+            del pieces
+            before = _resident_bytes()
+        assert last
+        return before - _resident_bytes()
+
+    assert run() > 50_000_000
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def test_a_collector_of_json_gets_the_numbers_as_numbers(prefect_api: str) -> None:
     program = """
 from prefect import flow
