@@ -24,6 +24,11 @@ from imageshards.transform import prepare
 from tests.imageshards.pictures import boxed_picture, boxed_pictures, disagreement, noise, smooth
 
 TOLERANCE_PX = 1.5
+TURNED_TOLERANCE_PX = 2.2
+"""Of a box that does not stand upright any more: its lowest tip may lie 1 px beyond where it is broad enough to hold the
+centre of a pixel, that centre up to 0.5 px further in, and the mask was off by up to 0.5 px along either side (0.71 px
+across) before it was turned."""
+TURNING = {"rotation", "shear", "all"}
 PINNED_DRAW = "4983968825215b25"
 MIN_BREADTH_PX = 1.5
 
@@ -128,7 +133,7 @@ def test_the_box_agrees_with_the_box_of_the_mask(operation, picture, resolution,
     assert prepared.head_box == pytest.approx(outline_box(inside), abs=1e-6)
     assume(breadth(inside) >= MIN_BREADTH_PX)
     assume(breadth(transformed_outline(picture, recipe, unwarped(drawn), resolution)) >= 3)
-    assert disagreement(prepared) <= TOLERANCE_PX
+    assert disagreement(prepared) <= (TURNED_TOLERANCE_PX if operation in TURNING else TOLERANCE_PX)
 
 
 def unwarped(drawn: augment.Draw) -> augment.Draw:
