@@ -25,7 +25,7 @@ from tests.imageshards.pictures import boxed_picture, boxed_pictures, disagreeme
 
 TOLERANCE_PX = 1.5
 TURNED_TOLERANCE_PX = 2.2
-"""Of a box that is turned: its lowest tip may lie 1 px beyond where it is broad enough to hold the centre of a pixel, that
+"""Of a turned box: its lowest tip may lie 1 px beyond where it is broad enough to hold the centre of a pixel, that
 centre up to 0.5 px further in, and the mask was off by up to 0.5 px along either side (0.71 px across) before it was
 turned. Seen: more than 1.5 px in 1 of 3,000 pictures, 1.64 px at most."""
 TURNING = {"rotation", "shear", "all"}
