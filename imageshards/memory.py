@@ -36,6 +36,7 @@ def keep_freed() -> None:
     if hasattr(library, "mallopt"):
         library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        pa.default_memory_pool().release_unused()
         pa.set_memory_pool(pa.system_memory_pool())
 
 

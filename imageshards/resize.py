@@ -20,6 +20,8 @@ from imageshards.picture import Box
 _BILINEAR = ResizeAlg.convolution(FilterType.bilinear)
 
 _TARGETS_KEPT = 16
+_LARGEST_KEPT_PX = 1 << 19
+"""1.5 MB, hence 24 MB in all: how high a picture is while it is made narrower, the source decides."""
 
 
 class _Scratch(threading.local):
@@ -34,6 +36,8 @@ class _Scratch(threading.local):
 
     def target(self, size: tuple[int, int]) -> ImageData:
         """A picture of (width, height), with whatever was in it last."""
+        if size[0] * size[1] > _LARGEST_KEPT_PX:
+            return ImageData(*size, PixelType.U8x3)
         found = self._targets.pop(size, None)
         if found is None:
             found = ImageData(*size, PixelType.U8x3)

@@ -99,9 +99,11 @@ def _start_runtime() -> None:
     with _starting:
         if _runtime_owner:
             return
-        _runtime_owner.append(os.getpid())
         chosen = _IO_THREADS_VARIABLE in os.environ
         os.environ.setdefault(_IO_THREADS_VARIABLE, _IO_THREADS)
-        obstore.put(MemoryStore(), "any", b"")  # they start with the first request, whatever it is
-        if not chosen:
-            del os.environ[_IO_THREADS_VARIABLE]  # it is not meant for the programs that this process starts
+        try:
+            obstore.put(MemoryStore(), "any", b"")  # they start with the first request, whatever it is
+        finally:
+            if not chosen:
+                del os.environ[_IO_THREADS_VARIABLE]  # it is not meant for the programs that this process starts
+        _runtime_owner.append(os.getpid())

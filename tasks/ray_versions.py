@@ -34,7 +34,10 @@ _LEFT_SECONDS = 60.0
 """How old an ended probe must be to be deleted. Ray watches a job for a second after its end, and brings one that was
 deleted within it back as failed."""
 
-PIXEL_PACKAGES = ("cykooz-resizer", "numpy", "opencv-python-headless", "pillow", "pyarrow", "simplejpeg")
+PIXEL_PACKAGES = (
+    *("cykooz-resizer", "kornia-rs", "numpy", "opencv-python-headless"),
+    *("pillow", "pyarrow", "simplejpeg"),
+)
 """What makes the bytes of a shard: another version may decode a pixel a level off, or lay Parquet out differently."""
 
 NEEDED_PACKAGES = (

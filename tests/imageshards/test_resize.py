@@ -108,6 +108,12 @@ def test_threads_do_not_disturb_each_other() -> None:
             assert all(map(np.array_equal, pool.map(small, pictures), expected))
 
 
+def test_little_memory_is_kept_after_strips_as_high_as_they_like() -> None:
+    for rows in range(100_000, 100_020):
+        resize_bilinear(noise(2, rows), (0.0, 0.0, 2.0, float(rows)), (224, 224))
+    assert sum(width * height for width, height in resize._scratch._targets) < 10_000_000
+
+
 @pytest.mark.parametrize(
     ("start", "stop", "length_px", "limit_px", "expected"),
     [(10.0, 30.0, 10, 100, (8, 32)), (10.5, 20.5, 20, 100, (9, 22)), (0.0, 10.0, 2, 10, (0, 10))],
