@@ -26,6 +26,7 @@ _ENV_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Control characters (C0, DEL, C1), the backslash, and what no XML listing can carry: surrogates and noncharacters.
 _FORBIDDEN_IN_KEY = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\\\\ud800-\udfff\ufffe\uffff]")
 _BAD_SEGMENT = re.compile(r"(?:^|/)\.{0,2}(?:/|$)")
+_DRIVE_LETTER = re.compile(r"(?:^|/)[A-Za-z][:|](?:/|$)")
 _STAGING_NAME = re.compile(r"(?:^|/)[^/#]*#[0-9]+$")
 
 
@@ -157,13 +158,18 @@ def check_key(key: str) -> str:
     """Return the key, a posix relative path that every backend can hold and list.
 
     Raises:
-        ConfigError: Empty, absolute, with `.`, `..` or empty segments, with a backslash or control character; or named
-            like the staging files of folders (`name#1`), which no listing shows.
+        ConfigError: Empty, absolute, with `.`, `..` or empty segments, with a backslash or control character; with a
+            segment like a drive letter (`C:`); or named like the staging files of folders (`name#1`), which no listing
+            shows.
     """
     if _BAD_SEGMENT.search(key) or _FORBIDDEN_IN_KEY.search(key):
         raise ConfigError(
             f"{key!r} is not a possible key: a relative path is needed, without empty, '.' or '..' segments, "
             "backslashes and control characters"
+        )
+    if _DRIVE_LETTER.search(key):
+        raise ConfigError(
+            f"{key!r} is not a possible key: in a folder, a letter with ':' or '|' would be taken for a drive's name"
         )
     if _STAGING_NAME.search(key):
         raise ConfigError(

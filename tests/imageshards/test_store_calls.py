@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os
+import os, sys, time
 from pathlib import Path
 from imageshards.store_calls import refuse_forked_process
 before = dict(os.environ)
 refuse_forked_process()
 refuse_forked_process()
 assert dict(os.environ) == before, "a program started from here would inherit the setting"
-names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").iterdir()]
-print(sum(name.startswith("tokio") for name in names))
+def io_threads():
+    names = [(thread / "comm").read_text() for thread in Path("/proc/self/task").iterdir()]
+    return sum(name.startswith("tokio") for name in names)
+given_up = time.monotonic() + 30
+while io_threads() < int(sys.argv[1]) and time.monotonic() < given_up:
+    time.sleep(0.01)  # a thread has its name only once it runs
+time.sleep(0.5)  # for one too many
+print(io_threads())
 """
 
 
@@ -27,6 +33,11 @@ def test_obstore_gets_one_thread_unless_the_environment_says_otherwise(setting: 
     if setting:
         environment["TOKIO_WORKER_THREADS"] = setting
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, check=True, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", PROGRAM, str(threads)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert int(done.stdout) == threads
