@@ -78,12 +78,13 @@ def step_row(name: str, material: Material, store: Callable[[Path], StoreSpec], 
     """This package's step into a store, which may depend on the folder of a run."""
     environment = more.pop("environment", {})
     raw_store = more.pop("raw_store", None)
+    inputs = () if raw_store else (material.files.parent,)
 
     def program(folder: Path) -> Program:
         spec = folder / "spec.json"
         spec.write_text(material.job(store(folder), raw_store=raw_store).model_dump_json())
         arguments = ("--spec", str(spec), "--folder", str(folder))
-        return Program("benchmarks.contenders.step", arguments, environment=environment)
+        return Program("benchmarks.contenders.step", arguments, environment=environment, inputs=inputs)
 
     return Row(name, program, **more)
 
@@ -109,14 +110,14 @@ def s3_rows(place: S3Place | None, material: Material, proxies: Sequence[tuple[f
     return rows
 
 
-def peer_rows(files: Path, cpus: int, repeats: int) -> list[Row]:
-    """What else there is for the job."""
+def peer_rows(files: Path, images: Path, cpus: int, repeats: int) -> list[Row]:
+    """What else there is for the job, on a list of files in a folder."""
 
     def row(name: str, module: str, *arguments: str) -> Row:
         def program(folder: Path) -> Program:
             common = ("--list", str(files), "--folder", str(folder), *arguments)
             environment = {**_QUIET, "HF_HOME": str(folder / "hf")}
-            return Program(f"benchmarks.contenders.{module}", common, PEERS, environment)
+            return Program(f"benchmarks.contenders.{module}", common, PEERS, environment, (images,))
 
         return Row(name, program if PEERS.exists() else None, _NO_PEERS, repeats)
 
@@ -175,7 +176,7 @@ Medians of runs that took turns; in parentheses the slowest and the fastest. Mem
 process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
 counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of an S3 server or a proxy.
 Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; the start of workers is, except in the
-bare rows.
+bare rows. Files that a program reads lie in the page cache when its clock starts.
 
 - *bare*: simplejpeg, and Pillow's resize of the part that the crop keeps, in plain processes, from memory; nothing is
   kept.
@@ -234,7 +235,7 @@ def main() -> None:
             *bare,
             local,
             *s3_rows(place, material, proxies),
-            *peer_rows(files, len(cpus), options.peer_repeats),
+            *peer_rows(files, material.files, len(cpus), options.peer_repeats),
         ]
         rows = [row for row in rows if row in bare or options.only in row.name]
         run_rows(rows, options.repeats, cpus=cpus, folder=folder)

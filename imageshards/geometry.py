@@ -176,7 +176,7 @@ def place_trimap(trimap: NDArray[np.uint8], placement: Placement) -> NDArray[np.
     left, top, width, height = placement.kept
     columns = _nearest(placement.source[0], placement.resized[0], left, width)
     rows = _nearest(placement.source[1], placement.resized[1], top, height)
-    kept: NDArray[np.uint8] = trimap[rows].take(columns, axis=1)
+    kept: NDArray[np.uint8] = trimap.take(rows, axis=0).take(columns, axis=1, mode="wrap")  # which checks the least
     return _padded(kept, placement, 0)
 
 

@@ -25,8 +25,9 @@ _LARGEST_KEPT_BYTES = 32 << 20
 """The most that glibc allows."""
 
 
+@cache
 def keep_freed() -> None:
-    """Let the allocator keep what is freed, and Arrow use it too. Idempotent.
+    """Let the allocator keep what is freed, and Arrow use it too. The first call alone does something.
 
     A decoded picture is 0.5 MB. As a rule glibc gives that back to the system as soon as it is free, and has it again,
     zeroed page by page, for the next picture: 0.1 to 0.3 ms each time. Arrow's own allocator does likewise with the

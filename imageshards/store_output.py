@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from imageshards.direct_file import DirectFile
 
 if TYPE_CHECKING:
     from obstore import WritableFile
@@ -22,7 +23,7 @@ class Output(Protocol):
 
     @property
     def target(self) -> Any:
-        """A path or a writable file object, as `pyarrow.parquet.ParquetWriter` takes either."""
+        """A writable file object, as `pyarrow.parquet.ParquetWriter` takes it."""
 
     def guard(self) -> AbstractContextManager[None]:
         """Within it, failures of writing to the target are raised as errors of this package."""
@@ -49,11 +50,13 @@ class FolderOutput:
         self._guard = guard
         with guard():
             path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = DirectFile(self._staged)
+        self._sink = _HashingSink(self._file.write)
 
     @property
-    def target(self) -> Path:
-        """The file to write."""
-        return self._staged
+    def target(self) -> _HashingSink:
+        """The file object to write to."""
+        return self._sink
 
     def guard(self) -> AbstractContextManager[None]:
         """See `Output`."""
@@ -62,14 +65,13 @@ class FolderOutput:
     def commit(self) -> tuple[int, str]:
         """See `Output`."""
         with self._guard():
-            with self._staged.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-                size_bytes = os.fstat(file.fileno()).st_size
+            self._file.close()
             self._staged.replace(self._path)
-        return size_bytes, digest
+        return self._sink.size_bytes, self._sink.digest.hexdigest()
 
     def discard(self) -> None:
         """See `Output`."""
+        self._file.abandon()
         with contextlib.suppress(OSError):
             self._staged.unlink(missing_ok=True)
 
@@ -84,7 +86,8 @@ class StreamOutput:
 
     def __init__(self, file: WritableFile, guard: Guard) -> None:
         self._guard = guard
-        self._sink = _HashingSink(file)
+        self._file = file
+        self._sink = _HashingSink(file.write)
         self._open = True
 
     @property
@@ -99,7 +102,7 @@ class StreamOutput:
     def commit(self) -> tuple[int, str]:
         """See `Output`."""
         with self._guard():
-            self._sink.file.close()
+            self._file.close()
             self._open = False
         return self._sink.size_bytes, self._sink.digest.hexdigest()
 
@@ -109,22 +112,22 @@ class StreamOutput:
             self._open = False
             with contextlib.suppress(Exception), self._guard():
                 why = InterruptedError("the object was not finished")
-                self._sink.file.__exit__(type(why), why, None)  # aborts the upload, so that no part stays
+                self._file.__exit__(type(why), why, None)  # aborts the upload, so that no part stays
 
 
 class _HashingSink:
-    """What pyarrow needs of a file; closing it does not close the upload."""
+    """What pyarrow needs of a file; closing it does not end the object."""
 
     closed = False
 
-    def __init__(self, file: WritableFile) -> None:
-        self.file = file
+    def __init__(self, write: Callable[[bytes], Any]) -> None:
+        self._write = write
         self.digest = hashlib.sha256()
         self.size_bytes = 0
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        self.file.write(data)
+        self._write(data)
         self.size_bytes += len(data)
         return len(data)
 
