@@ -115,7 +115,8 @@ def measure(program: Program, *, cpus: Sequence[int], folder: Path) -> Measureme
 
 def _measure_once(program: Program, cpus: Sequence[int], folder: Path) -> Measurement:
     log = folder / "program.log"
-    environment = {**os.environ, **_SETTINGS, "TMPDIR": str(folder), **program.environment}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {**kept, **_SETTINGS, "TMPDIR": str(folder), **program.environment}
     before = os.sched_getaffinity(0)
     with log.open("wb") as errors:
         os.sched_setaffinity(0, cpus)  # what is started inherits it, from its first instruction on

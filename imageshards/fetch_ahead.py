@@ -19,6 +19,9 @@ _LOCAL_THREADS = 2
 
 _BYTES_AHEAD = 32 << 20
 
+_LOCAL_BYTES_AHEAD = 8 << 20
+"""A disk answers sooner than a server; what is held costs memory, and more so what was not held before."""
+
 _LOCAL_BATCH_BYTES = 2 << 20
 """Files of a folder are read by the batch: handing each one over between threads costs more than reading it."""
 
@@ -43,7 +46,7 @@ def fetchers(store: Store) -> Iterator[ThreadPoolExecutor]:
 
 
 def fetch_ahead(rows: Sequence[IndexRow], store: Store, pool: ThreadPoolExecutor) -> Iterator[Objects]:
-    """The objects of each row, in order, read ahead by at most `_BYTES_AHEAD`, or one batch.
+    """The objects of each row, in order, read ahead by a bounded number of bytes, or one batch.
 
     Raises:
         StoreError: An object is missing, or is not what the index says.
@@ -51,10 +54,11 @@ def fetch_ahead(rows: Sequence[IndexRow], store: Store, pool: ThreadPoolExecutor
     """
     ahead: deque[tuple[int, Future[list[Objects]]]] = deque()
     batches = _batches(rows, 1, 1) if not store.is_folder else _batches(rows, _LOCAL_BATCH_IMAGES, _LOCAL_BATCH_BYTES)
+    limit_bytes = _LOCAL_BYTES_AHEAD if store.is_folder else _BYTES_AHEAD
     ahead_bytes = 0
     batch = next(batches, None)
     while batch or ahead:
-        while batch and len(ahead) < _THREADS and (ahead_bytes < _BYTES_AHEAD or not ahead):
+        while batch and len(ahead) < _THREADS and (ahead_bytes < limit_bytes or not ahead):
             size_bytes = sum(row.source_size_bytes for row in batch)
             ahead.append((size_bytes, pool.submit(_read, batch, store)))
             ahead_bytes += size_bytes

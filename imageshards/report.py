@@ -32,6 +32,7 @@ from imageshards.gallery import (
 )
 from imageshards.index import NO_SPLIT_RULE, UNLISTED_SPLIT, iter_index
 from imageshards.manifest import Manifest
+from imageshards.memory import release_freed
 from imageshards.plan import version_prefix
 from imageshards.report_view import readable_size, view
 from imageshards.store import Store
@@ -123,6 +124,7 @@ def _pictures(manifest: Manifest, rows: Sequence[StoredRow], store: Store) -> Pi
     for row, image, trimap in read_pixels(manifest, rows, store):
         pixels = displayable(stored_pixels(image, manifest), manifest)
         pictures[row] = annotated(pixels, row.head_box, trimap, side_px=MAX_CELL_PX)
+    release_freed()  # else the row groups they lay in are below what the galleries take: 25 MB
     return pictures
 
 

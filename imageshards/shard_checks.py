@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from imageshards.statistics import PixelSums
 from imageshards.subject import Offenders, Subject, offenders
 
 STRAY_COLUMNS = [*ROW_COLUMNS, "image_good", "trimap_low", "trimap_high"]
+
+_reading = threading.Lock()
+"""A row group takes twice its size while it is read, a quarter of the time. One at a time: 20 MB less, and as fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +131,8 @@ def _read(
     found = ShardFindings(PixelSums.zero(subject.recipe.channels))
     try:
         result = read_shard_result(path, resolution=shard.resolution, name=shard.name, sha256=sha256)
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        # With pre_buffer, threads of Arrow's take turns reading, and keep what is freed elsewhere: some 20 MB more.
+        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
             if problem := _schema_problem(subject, shard, file.schema_arrow):
                 found.file_problems = {"schema": problem}
                 return found, None
@@ -137,7 +142,8 @@ def _read(
             looks = []
             plain, start = numbers(rows.column("copy"), "int16") == 0, 0
             for number in range(file.num_row_groups):
-                group = file.read_row_group(number, columns=list(BINARY_COLUMNS), use_threads=False)
+                with _reading:
+                    group = file.read_row_group(number, columns=list(BINARY_COLUMNS), use_threads=False)
                 sums, look = look_at_pixels(
                     group, plain[start : start + group.num_rows], subject.recipe, subject.version.resolution
                 )

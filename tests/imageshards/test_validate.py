@@ -9,6 +9,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,6 +60,7 @@ from tests.imageshards.tampered import (
     without,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 TRAINVAL, TEST = "trainval-00000.parquet", "test-00000.parquet"
 NOTHING_LEFT_OF_A_SHARD = {"accounting", "no-class-empty"}
 
@@ -411,6 +415,31 @@ def test_progress_counts_rows_and_ends_with_all_of_them(good):
     validate_version(good.subject(), raw_store=good.drawn.store, store=good.store, on_progress=seen.append)
     assert seen == sorted(seen)
     assert seen[-1] == good.rows().num_rows
+
+
+_THREADS_LEFT = """
+import pickle, sys
+from pathlib import Path
+from imageshards.store import open_store
+from imageshards.validate import validate_version
+
+def threads():
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum(not name.startswith("tokio") for name in names)  # those of the store come when they are needed
+
+subject, raw_store, store = pickle.load(sys.stdin.buffer)
+before = threads()
+findings = validate_version(subject, raw_store=open_store(raw_store), store=open_store(store))
+print(findings.rows, threads() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_shards_are_read_by_no_threads_but_its_own(good):
+    """Arrow's would outlive it, each with memory of its own for what it read last."""
+    told = pickle.dumps((good.subject(), good.drawn.store.url, good.store.url))
+    done = subprocess.run([sys.executable, "-c", _THREADS_LEFT], input=told, cwd=ROOT, capture_output=True, check=True)
+    assert done.stdout.split() == [str(good.rows().num_rows).encode(), b"0"]
 
 
 RECIPES = {
