@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+from imageshards import system_allocator  # noqa: F401 (before whatever imports Arrow)
 from imageshards.errors import ImageShardsError, SampleError, StoreError
 from imageshards.index import IndexRow
 from imageshards.memory import keep_freed
