@@ -325,3 +325,38 @@ def test_rejects_come_in_the_order_of_the_shards_names(path):
     first = dataclasses.replace(result, name="test-00000.parquet", rejects=(dataclasses.replace(REJECT, image_id="a"),))
     found = concatenate_rejects([later, result, first])
     assert [reject.image_id for reject in found] == ["a", "beagle_116", "beagle_117", "z"]
+
+
+def test_a_shard_in_the_buffers_of_another_has_the_bytes_of_one_in_its_own(tmp_path, monkeypatch):
+    fresh = shard_file._Buffers()
+    monkeypatch.setattr(shard_file, "_buffers", fresh)
+    with open_writer(tmp_path / "alone" / NAME) as writer:
+        writer.append(row(0), image=pixels_of(0), trimap=None)
+        alone = writer.finish()
+    write(tmp_path / "before" / NAME, 40)
+    assert fresh._spare
+    with open_writer(tmp_path / "after" / NAME) as writer:
+        assert not fresh._spare
+        writer.append(row(0), image=pixels_of(0), trimap=None)
+        after = writer.finish()
+    assert after == alone
+    assert (tmp_path / "after" / NAME).read_bytes() == (tmp_path / "alone" / NAME).read_bytes()
+
+
+def test_two_shards_at_once_share_no_buffer(tmp_path):
+    write(tmp_path / "before" / NAME, 3)
+    with open_writer(tmp_path / "a" / NAME) as first, open_writer(tmp_path / "b" / NAME) as second:
+        for number in range(3):
+            first.append(row(number), image=pixels_of(number), trimap=trimap_of(number))
+            second.append(row(number), image=pixels_of(number + 50), trimap=trimap_of(number + 50))
+        results = first.finish(), second.finish()
+    assert results[0].sha256 == write(tmp_path / "c" / NAME, 3).sha256
+    assert results[0].sha256 != results[1].sha256
+
+
+def test_the_buffers_of_a_shard_that_was_not_finished_are_not_used_again(tmp_path, monkeypatch):
+    fresh = shard_file._Buffers()
+    monkeypatch.setattr(shard_file, "_buffers", fresh)
+    with open_writer(tmp_path / NAME) as writer:
+        writer.append(row(0), image=pixels_of(0), trimap=None)
+    assert not fresh._spare
