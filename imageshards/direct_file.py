@@ -42,7 +42,8 @@ class DirectFile:
         path: Where; must not exist.
 
     Raises:
-        OSError: It cannot be created. Later calls raise what writing raised, be it for a block handed over before.
+        OSError: It cannot be created. Later calls raise what writing raised, be it for a block handed over before; from
+            then on each one does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,7 +54,13 @@ class DirectFile:
         self._filled_bytes = 0
 
     def write(self, data: bytes) -> int:
-        """Take some bytes; returns their number."""
+        """Take some bytes; returns their number.
+
+        Raises:
+            ValueError: The file was ended.
+        """
+        if self._file.closed:
+            raise ValueError(f"the file was ended: {self._file.name!r}")
         taken = np.frombuffer(data, np.uint8)
         start = 0
         while start < len(taken):
@@ -69,7 +76,7 @@ class DirectFile:
         """Write the rest and end the file."""
         try:
             while self._writes:
-                self._writes.popleft().result()
+                self._forget_oldest()
             _stop_direct(self._file)  # the rest is no whole number of what a device takes
             _write_all(self._file, self._block[: self._filled_bytes])
         finally:
@@ -77,17 +84,27 @@ class DirectFile:
 
     def abandon(self) -> None:
         """End the file as it is. Idempotent, and all there is to do after a failure."""
-        self._writer.shutdown()
-        self._file.close()
+        try:
+            self._writer.shutdown()
+        finally:
+            self._file.close()
 
     def _hand_over(self) -> None:
         while self._writes and self._writes[0].done():
-            self._writes.popleft().result()
+            self._forget_oldest()
         _in_flight.acquire()
-        write = self._writer.submit(_write_all, self._file, self._block)
+        try:
+            write = self._writer.submit(_write_all, self._file, self._block)
+        except BaseException:
+            _in_flight.release()
+            raise
         write.add_done_callback(lambda _: _in_flight.release())
         self._writes.append(write)
         self._block, self._filled_bytes = _aligned_block(), 0
+
+    def _forget_oldest(self) -> None:
+        self._writes[0].result()  # one that failed stays, and is raised again
+        self._writes.popleft()
 
 
 def _open(path: Path) -> FileIO:

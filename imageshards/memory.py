@@ -1,7 +1,7 @@
 """Memory that this process has freed and its allocators keep: how much they may keep, and giving it back.
 
 The flow wants it back between stages: it would be as large as the sum of what its stages kept. A worker wants it
-kept from one image to the next. All of this is glibc's; with another C library nothing happens.
+kept from one image to the next. What concerns the C library's allocator happens with glibc alone.
 """
 
 from __future__ import annotations

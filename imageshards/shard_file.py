@@ -98,7 +98,7 @@ class ShardWriter:
     """Writes one shard; the same rows in the same order give the same bytes.
 
     Args:
-        output: Where to; discarded when the writer is left before it has finished.
+        output: Where to; discarded when the writer is left before it has finished, or cannot begin.
         name: File name of the shard.
         recipe: Says what a pixel is and how it is encoded.
         resolution: Side of the square in px.
@@ -123,8 +123,12 @@ class ShardWriter:
         self._inputs = str(json.loads(metadata[METADATA_KEY])["inputs"])
         self._group = _RowGroup(recipe, resolution)
         schema = shard_schema(recipe, resolution).with_metadata(dict(metadata))
-        with output.guard():
-            self._writer = _parquet_writer(output.target, schema)
+        try:
+            with output.guard():
+                self._writer = _parquet_writer(output.target, schema)
+        except BaseException:
+            output.discard()
+            raise
         self._rows = 0
         self._samples = 0
         self._rejects: list[Reject] = []

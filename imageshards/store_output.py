@@ -71,7 +71,8 @@ class FolderOutput:
 
     def discard(self) -> None:
         """See `Output`."""
-        self._file.abandon()
+        with contextlib.suppress(OSError):
+            self._file.abandon()
         with contextlib.suppress(OSError):
             self._staged.unlink(missing_ok=True)
 

@@ -151,6 +151,38 @@ def test_more_failures_than_blocks_in_flight_hold_up_nobody(tmp_path, no_large_f
     assert written(tmp_path / "last", data) == data
 
 
+def test_a_failure_is_raised_again_by_each_later_call(tmp_path, monkeypatch):
+    failed = []
+
+    def fail_once(number, data):
+        if not failed:
+            failed.append(number)
+            raise OSError(errno.EIO, "Input/output error")
+        return system_write(number, data)
+
+    system_write = os.write
+    monkeypatch.setattr(direct_file.os, "write", fail_once)
+    file = DirectFile(tmp_path / "a")
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output error"):
+            write_blocks(file, 2 * direct_file._BLOCKS_IN_FLIGHT)
+    with pytest.raises(OSError, match="Input/output error"):
+        file.close()
+
+
+@pytest.mark.parametrize("end", [DirectFile.close, DirectFile.abandon])
+@pytest.mark.parametrize("filled", [0, BLOCK - 1])
+def test_a_file_that_was_ended_takes_nothing_and_holds_up_nobody(tmp_path, end, filled):
+    file = DirectFile(tmp_path / "a")
+    file.write(bytes(filled))
+    end(file)
+    for _ in range(direct_file._BLOCKS_IN_FLIGHT + 1):
+        with pytest.raises(ValueError, match="ended"):
+            file.write(bytes(2))
+    data = os.urandom(2 * BLOCK)
+    assert written(tmp_path / "b", data) == data
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 def test_an_abandoned_file_is_closed(tmp_path):
     before = open_files()

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imageshards import shard_file
+from imageshards import direct_file, shard_file
 from imageshards.errors import StoreError
 from imageshards.recipe import Augment, Recipe
 from imageshards.schema import METADATA_KEY, shard_metadata, shard_schema
@@ -264,6 +264,29 @@ def test_a_writer_left_by_an_exception_leaves_no_file(small_groups, path, rows):
             writer.append(row(number), image=pixels_of(number), trimap=None)
         raise RuntimeError("while decoding")
     assert not any(path.parent.iterdir())
+
+
+def test_a_writer_that_cannot_begin_leaves_no_file(path, monkeypatch):
+    def fail(*arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(shard_file, "_parquet_writer", fail)
+    with pytest.raises(MemoryError):
+        open_writer(path)
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("rows", [1, 6])
+def test_a_writer_left_by_an_exception_with_its_block_nearly_full_holds_up_nobody(small_groups, tmp_path, rows):
+    for _ in range(direct_file._BLOCKS_IN_FLIGHT + 1):  # Parquet's closing bytes find the file ended
+        with pytest.raises(KeyError), open_writer(tmp_path / "a") as writer:
+            for number in range(rows):
+                writer.append(row(number), image=pixels_of(number), trimap=None)
+            written = writer._output.target
+            written.write(bytes(direct_file._BLOCK_BYTES - 1 - written.size_bytes))
+            raise KeyError
+    assert write(tmp_path / NAME, 3).rows == 3
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
 def test_a_row_that_lacks_a_value_cannot_be_finished(path):
