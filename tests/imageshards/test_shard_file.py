@@ -277,14 +277,13 @@ def test_a_writer_that_cannot_begin_leaves_no_file(path, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 6])
-def test_a_writer_left_by_an_exception_with_its_block_nearly_full_holds_up_nobody(small_groups, tmp_path, rows):
+def test_a_writer_left_with_its_block_nearly_full_holds_up_nobody(small_groups, tmp_path, rows):
     for _ in range(direct_file._BLOCKS_IN_FLIGHT + 1):  # Parquet's closing bytes find the file ended
-        with pytest.raises(KeyError), open_writer(tmp_path / "a") as writer:
+        with open_writer(tmp_path / "a") as writer:
             for number in range(rows):
                 writer.append(row(number), image=pixels_of(number), trimap=None)
             written = writer._output.target
             written.write(bytes(direct_file._BLOCK_BYTES - 1 - written.size_bytes))
-            raise KeyError
     assert write(tmp_path / NAME, 3).rows == 3
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
