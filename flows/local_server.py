@@ -11,13 +11,13 @@ import atexit
 import gc
 import http.client
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+
+from imageshards.parent_watch import stop_with_parent
 
 HOST = "127.0.0.1"
 STOP_TIMEOUT_SECONDS = 5.0
@@ -130,15 +130,8 @@ def serve(listener: socket.socket) -> None:
     app = create_app(ephemeral=True, final=True)
     gc.freeze()
     gc.enable()
-    threading.Thread(target=_stop_with_parent, name="parent-watch", daemon=True).start()
+    stop_with_parent()
     uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run([listener])
-
-
-def _stop_with_parent() -> None:
-    with suppress(OSError):
-        while os.read(sys.stdin.fileno(), 1):
-            pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(arguments: Sequence[str]) -> int:

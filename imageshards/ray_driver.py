@@ -11,7 +11,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,6 +26,7 @@ from imageshards.errors import ImageShardsError, error_from_dict
 from imageshards.executor import WorkerLostError
 from imageshards.job import JobSpec, driver_line
 from imageshards.lease_watch import watch_lease
+from imageshards.parent_watch import end_group_with_parent
 from imageshards.run_job import run_job
 from imageshards.store import Store, StoreSpec, open_store
 
@@ -119,21 +119,6 @@ def start_ray(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
 
 
-_parent_gone = threading.Event()
-
-
-def _stop_with_parent() -> None:
-    """End this process when its standard input ends: whoever started it is gone."""
-
-    def watch() -> None:
-        while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would outlive the interpreter
-            pass
-        _parent_gone.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
 def _stop_on_signal(number: int, _: Any) -> None:
     raise SystemExit(128 + number)
 
@@ -163,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, _stop_on_signal)
     if options.stop_with_parent:
-        _stop_with_parent()
+        end_group_with_parent()
     try:
         spec, store = _read_spec(options)
         if spec.lease:
@@ -177,8 +162,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     finally:
         ray.shutdown()
-        if _parent_gone.is_set() and os.getpgrp() == os.getpid():
-            os.killpg(0, signal.SIGKILL)  # Ray's agents live on for a minute, and nobody else is left to end them
     return 0
 
 
