@@ -6,7 +6,6 @@ The flow's own modules, and Prefect, are imported only after the options were re
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 from flows.local_server import LocalServer, local_api, start_local_server
 from imageshards import oxford_pets
+from imageshards.collector import collector_paused
 from imageshards.errors import ConfigError, ImageShardsError
 from imageshards.recipe import RESOLUTIONS, Recipe, read_recipe
 
@@ -63,12 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(server: LocalServer | None, parameters: dict[str, Any]) -> dict[str, Any]:
-    gc.disable()  # a third of the time of these imports, which leave no garbage
-    from flows.pets import pets  # noqa: PLC0415 (slow, and the server starts meanwhile)
-    from tasks.progress import terminal_progress  # noqa: PLC0415
-
-    gc.freeze()
-    gc.enable()
+    with collector_paused():
+        from flows.pets import pets  # noqa: PLC0415 (slow, and the server starts meanwhile)
+        from tasks.progress import terminal_progress  # noqa: PLC0415
     with local_api(server), terminal_progress():
         summary: dict[str, Any] = pets(**parameters)
     return summary

@@ -8,7 +8,6 @@ imports and builds while the flow's own modules are imported, and ends with its 
 from __future__ import annotations
 
 import atexit
-import gc
 import http.client
 import os
 import socket
@@ -17,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from imageshards.collector import collector_paused
 from imageshards.parent_watch import stop_with_parent
 
 HOST = "127.0.0.1"
@@ -121,15 +121,13 @@ def is_needed() -> bool:
 
 def serve(listener: socket.socket) -> None:
     """Serve Prefect's API on a socket until a signal, or the end of standard input."""
-    gc.disable()  # a third of the time of the imports, which leave no garbage
-    if not is_needed():
-        return
-    import uvicorn  # noqa: PLC0415 (only where it is needed)
-    from prefect.server.api.server import create_app  # noqa: PLC0415
+    with collector_paused():
+        if not is_needed():
+            return
+        import uvicorn  # noqa: PLC0415 (only where it is needed)
+        from prefect.server.api.server import create_app  # noqa: PLC0415
 
-    app = create_app(ephemeral=True, final=True)
-    gc.freeze()
-    gc.enable()
+        app = create_app(ephemeral=True, final=True)
     stop_with_parent()
     uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on")).run([listener])
 

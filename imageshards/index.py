@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from imageshards.index_file import damaged_index, index_files, opened_index
 from imageshards.index_parts import ALL_SPLITS, AnySplit, HashRange
@@ -118,12 +119,9 @@ def read_index(
     ]
     table = pa.concat_tables(tables) if tables else _no_rows(wanted)
     if not isinstance(split, AnySplit):
-        splits = table.column("split")
-        table = table.filter(pc.is_null(splits) if split is None else pc.equal(splits, split))
+        table = _of_split(table, split)
     if hash_range is not None:
-        first, last = (pa.scalar(value, pa.uint64()) for value in hash_range)
-        hashes = table.column("sample_hash")
-        table = table.filter(pc.and_(pc.greater_equal(hashes, first), pc.less_equal(hashes, last)))
+        table = _of_hashes(table, hash_range)
     return table if columns is None else table.select(list(columns))
 
 
@@ -159,6 +157,24 @@ def _values(column: pa.ChunkedArray) -> Iterable[Any]:
     if not isinstance(column.type, pa.FixedSizeListType):
         return values
     return (None if value is None else tuple(value) for value in values)
+
+
+# Neither by pyarrow.compute, whose import takes each worker as long as building ten rows.
+def _of_split(table: pa.Table, split: str | None) -> pa.Table:
+    splits = table.column("split")
+    places = range(table.num_rows)
+    first, end = (find(places, split or "", key=lambda place: splits[place].as_py() or "") for find in _BOUNDS)
+    return table.slice(first, end - first)
+
+
+_BOUNDS = (bisect_left, bisect_right)
+
+
+def _of_hashes(table: pa.Table, hash_range: HashRange) -> pa.Table:
+    hashes = table.column("sample_hash").to_numpy()
+    wanted = (hashes >= np.uint64(hash_range[0])) & (hashes <= np.uint64(hash_range[1]))
+    edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2).tolist()  # one run in a split
+    return pa.concat_tables([table.slice(0, 0), *(table.slice(first, end - first) for first, end in edges)])
 
 
 def _no_rows(columns: Sequence[str] | None) -> pa.Table:

@@ -11,16 +11,19 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-from imageshards import system_allocator  # noqa: F401 (before whatever imports Arrow)
-from imageshards.errors import ImageShardsError, SampleError, StoreError
-from imageshards.index import IndexRow
-from imageshards.memory import keep_freed
-from imageshards.plan import Unit, shard_name, shards_of
-from imageshards.reuse import PublishedShard, read_stored_shard
-from imageshards.shard_file import ShardResult
-from imageshards.shard_inputs import Build
-from imageshards.shards import build_unit, measure_unit, probe_images
-from imageshards.store import Store, StoreSpec, open_store
+from imageshards.collector import collector_paused
+
+with collector_paused():
+    from imageshards import system_allocator  # noqa: F401 (before whatever imports Arrow)
+    from imageshards.errors import ImageShardsError, SampleError, StoreError
+    from imageshards.index import IndexRow
+    from imageshards.memory import keep_freed
+    from imageshards.plan import Unit, shard_name, shards_of
+    from imageshards.reuse import PublishedShard, read_stored_shard
+    from imageshards.shard_file import ShardResult
+    from imageshards.shard_inputs import Build
+    from imageshards.shards import build_unit, measure_unit, probe_images
+    from imageshards.store import Store, StoreSpec, open_store
 
 
 def warm_up() -> dict[str, Any]:
