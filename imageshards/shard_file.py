@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from imageshards.errors import StoreError
 from imageshards.plan import row_size_bytes
 from imageshards.recipe import Recipe
-from imageshards.schema import METADATA_KEY, OUTCOME_KEY, shard_schema
+from imageshards.schema import METADATA_KEY, OUTCOME_KEY, image_size_bytes, shard_schema
 from imageshards.store_output import Output
 
 REJECTS_NAME = "rejects.parquet"
@@ -29,6 +29,10 @@ REJECTS_NAME = "rejects.parquet"
 
 ROW_GROUP_BYTES = 12 << 20
 """Within the 8 to 32 MB that readers like; a writer holds one row group for each resolution, and Parquet another."""
+
+_PAGE_BYTES = 1 << 19
+"""Half a megabyte stays in a cache while it is checked, digested and written. Left to itself its writer looks at the size of a page only after 1024 rows: one page would be a
+row group, copied six times over through memory that no cache holds."""
 
 _ZSTD_LEVEL = 3
 
@@ -94,6 +98,11 @@ def rows_per_group(recipe: Recipe, resolution: int) -> int:
     return max(1, ROW_GROUP_BYTES // row_size_bytes(recipe, resolution))
 
 
+def rows_per_page(recipe: Recipe, resolution: int) -> int:
+    """Rows whose pixels fill a page."""
+    return -(-_PAGE_BYTES // image_size_bytes(recipe, resolution))
+
+
 class ShardWriter:
     """Writes one shard; the same rows in the same order give the same bytes.
 
@@ -125,7 +134,7 @@ class ShardWriter:
         schema = shard_schema(recipe, resolution).with_metadata(dict(metadata))
         try:
             with output.guard():
-                self._writer = _parquet_writer(output.target, schema)
+                self._writer = _parquet_writer(output.target, schema, rows_per_page(recipe, resolution))
         except BaseException:
             output.discard()
             raise
@@ -235,7 +244,7 @@ def read_shard_result(path: Path, *, resolution: int, name: str, sha256: str | N
         raise StoreError(f"{name} is no finished shard: {problem}; delete it and run again", key=name) from error
 
 
-def _parquet_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
+def _parquet_writer(target: Any, schema: pa.Schema, page_rows: int) -> pq.ParquetWriter:
     """Pixels lie plain and uncompressed, to be read without a copy; statistics of them would bloat the footer."""
     leaves = [_leaf(field) for field in schema]
     plain = {"image"}
@@ -248,6 +257,8 @@ def _parquet_writer(target: Any, schema: pa.Schema) -> pq.ParquetWriter:
         compression_level={leaf: _ZSTD_LEVEL for leaf in leaves if leaf not in plain},
         use_dictionary=[leaf for leaf in small if leaf not in {"image_id", "source_key", "source_sha256"}],
         write_statistics=small,
+        data_page_size=_PAGE_BYTES,
+        write_batch_size=page_rows,
         # A damaged shard that a restart finds looks finished, and plain pixels have no other checksum. 30 ms in 128 MB.
         write_page_checksum=True,
     )

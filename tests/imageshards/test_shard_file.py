@@ -257,6 +257,24 @@ def test_how_a_shard_came_to_be_is_kept_and_does_not_tell_it_from_another(path):
     assert again == built
 
 
+@pytest.mark.parametrize("recipe", [PLAIN, Recipe(encoding="png")], ids=["raw", "png"])
+def test_pixels_go_out_page_by_page_and_never_a_row_group_at_once(path, monkeypatch, recipe):
+    page_rows, pages = 6, 10
+    monkeypatch.setattr(shard_file, "_PAGE_BYTES", page_rows * SIDE * SIDE * 3)
+    written = []
+    write_on = direct_file.DirectFile.write
+    monkeypatch.setattr(
+        direct_file.DirectFile, "write", lambda file, data: written.append(len(data)) or write_on(file, data)
+    )
+    with open_writer(path, recipe) as writer:
+        for number in range(pages * page_rows):
+            image = pixels_of(number) if recipe.encoding == "raw" else bytes(SIDE * SIDE * 3 - 4)  # and its length
+            writer.append(row(number), image=image, trimap=None)
+        writer.finish()
+    assert written.count(page_rows * SIDE * SIDE * 3) == pages
+    assert pq.read_metadata(path).num_row_groups == 1
+
+
 @pytest.mark.parametrize("rows", [0, 3, 7])
 def test_a_writer_left_by_an_exception_leaves_no_file(small_groups, path, rows):
     with pytest.raises(RuntimeError, match="while decoding"), open_writer(path) as writer:  # noqa: PT012 (the point)
