@@ -31,8 +31,8 @@ ROW_GROUP_BYTES = 12 << 20
 """Within the 8 to 32 MB that readers like; a writer holds one row group for each resolution, and Parquet another."""
 
 _PAGE_BYTES = 1 << 19
-"""Half a megabyte stays in a cache while it is checked, digested and written. Left to itself its writer looks at the size of a page only after 1024 rows: one page would be a
-row group, copied six times over through memory that no cache holds."""
+"""Half a megabyte stays in a cache while it is checked, digested and written. Left to itself, Parquet's writer looks at
+a page's size only after 1024 rows: a row group in one page, copied six times over through memory no cache holds."""
 
 _ZSTD_LEVEL = 3
 
