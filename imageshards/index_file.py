@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,9 @@ _FOOTER_GROUP_BYTES = 1200
 _FOOTERS_KEPT = 4
 """Of 4 MB each at most: a part has 256 row groups."""
 
+_GROUPS_KEPT = 2
+"""A work unit reads one or two, of 400 KB each; as a rule its worker's next unit reads the same."""
+
 _EVERYTHING = RowRange(("", "\U0010ffff"), without_split=True, hashes=(0, (1 << 64) - 1))
 """Of a row group without statistics."""
 
@@ -40,11 +43,13 @@ class _Footer:
         identity: Of a local file: its inode and time. None in S3, where what lies under the key of an index never
             changes.
         metadata: The parsed footer.
+        last_read: Some whole rows, by their row groups: what was read last, where that was little.
     """
 
     size_bytes: int
     identity: tuple[int, int] | None
     metadata: pq.FileMetaData
+    last_read: dict[tuple[int, ...], pa.Table] = field(default_factory=dict, compare=False)
 
     @cached_property
     def ranges(self) -> list[RowRange]:
@@ -93,6 +98,9 @@ class IndexFile:
             StoreError: They are damaged, or lack a column.
         """
         names = None if columns is None else list(columns)
+        kept = self._footer.last_read.get(tuple(groups)) if names is None else None
+        if kept is not None:
+            return kept
         try:
             if self._ranged is not None:
                 self._ranged.fetch(self._byte_ranges(groups, columns))
@@ -101,7 +109,11 @@ class IndexFile:
             raise damaged_index(self._store, self._index_key, error) from error
         if missing := set(names or SCHEMA.names).difference(table.column_names):
             raise damaged_index(self._store, self._index_key, ValueError(f"it lacks {', '.join(sorted(missing))}"))
-        return table.replace_schema_metadata(None)
+        table = table.replace_schema_metadata(None)
+        if names is None and len(groups) <= _GROUPS_KEPT:
+            self._footer.last_read.clear()
+            self._footer.last_read[tuple(groups)] = table
+        return table
 
     def _byte_ranges(self, groups: Sequence[int], columns: Sequence[str] | None) -> Iterator[Range]:
         for group in groups:

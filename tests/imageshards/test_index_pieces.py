@@ -147,6 +147,18 @@ def test_a_work_unit_reads_its_row_groups_with_one_request(counted):
     assert read_bytes < counted.head(key).size_bytes / 4  # of 50 row groups 3, and what lies between their columns
 
 
+def test_the_next_work_unit_of_the_same_row_group_asks_for_nothing(counted):
+    rows = some_rows(500)
+    key = write(counted, rows)
+    group = rows[20:30]
+    assert {row.split for row in group} == {None}
+    for wanted, requests in ((group[:4], 3), (group[4:9], 0), (rows[40:44], 1), (group[:4], 1)):
+        counted.requests.clear()
+        hash_range = wanted[0].sample_hash, wanted[-1].sample_hash
+        assert index_rows(read_index(counted, key, split=None, hash_range=hash_range)) == wanted
+        assert len(counted.requests) == requests
+
+
 def test_a_work_unit_of_a_long_index_opens_one_part(counted):
     rows = some_rows(300)
     key = write(counted, rows, part_rows=50)
