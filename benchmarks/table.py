@@ -20,18 +20,29 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, marks, *rows))
 
 
-def cells(runs: Sequence[Measurement], reference_rate: float) -> list[str]:
-    """Images/s (median, least and most), share of the reference, runs, memory in MB, CPU milliseconds per image."""
-    rates = sorted(run.rate for run in runs)
-    spread = f" ({rates[0]:,.0f} to {rates[-1]:,.0f})" if len(rates) > 1 else ""
+def cells(runs: Sequence[Measurement], references: Sequence[Measurement]) -> list[str]:
+    """Images/s and share of the reference (each: median, least and most), runs, memory in MB, CPU ms per image.
+
+    Args:
+        runs: Of one program, the first of them in the first turn.
+        references: Of the program that it is held against, likewise. Each run is compared with that of its own turn: the
+            speed of a machine that others share changes from minute to minute, for both.
+    """
+    rates = [run.rate for run in runs]
+    shares = [run.rate / reference.rate for run, reference in zip(runs, references, strict=False)]
     return [
-        f"{median(rates):,.0f}{spread}",
-        f"{median(rates) / reference_rate:.0%}",
+        _spread(rates, "{:,.0f}"),
+        _spread(shares, "{:.0%}"),
         str(len(runs)),
         f"{median(run.peak_largest for run in runs) / _MB:,.0f}",
         f"{median(run.peak_together for run in runs) / _MB:,.0f}",
         f"{median(run.cpu_ms_per_image for run in runs):.2f}",
     ]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    middle, least, most = (form.format(value) for value in (median(values), min(values), max(values)))
+    return middle if least == most else f"{middle} ({least} to {most})"
 
 
 def machine(cpus: Sequence[int]) -> str:

@@ -152,8 +152,7 @@ def run_rows(rows: Sequence[Row], repeats: int, *, cpus: Sequence[int], folder: 
 
 def results(rows: Sequence[Row], reference: Row, count: int, cpus: Sequence[int]) -> str:
     """The Markdown page."""
-    rate = median(run.rate for run in reference.runs)
-    lines = [[row.name, *(cells(row.runs, rate) if row.runs else [row.missing, *[""] * 5])] for row in rows]
+    lines = [[row.name, *(cells(row.runs, reference.runs) if row.runs else [row.missing, *[""] * 5])] for row in rows]
     starts = [run.facts["ray_seconds"] for row in rows for run in row.runs if "ray_seconds" in run.facts]
     return _PAGE.format(
         count=count,
@@ -172,7 +171,8 @@ _PAGE = """\
 {count:,} photographs (replicated sample) at 224 px. {machine}. {versions}{peers}. Made by `{command}`.
 
 {table}
-Medians of runs that took turns; in parentheses the slowest and the fastest. Memory: the highest resident set of any one
+Medians of runs that took turns; in parentheses the least and the most. Shares are those of bare decode + resize in the
+same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest resident set of any one
 process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
 counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of an S3 server or a proxy.
 Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; the start of workers is, except in the
@@ -209,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=7400)
     parser.add_argument("--cpus", type=int, default=2, help="how many CPUs the measured programs may use")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer-repeats", type=int, default=1, help="likewise of the peers, which are slow")
     parser.add_argument("--only", default="", help="rows whose name contains this, and the bare ones")
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes; short: sockets lie in it")

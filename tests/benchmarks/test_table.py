@@ -8,13 +8,14 @@ def run(images: int, seconds: float, **more: int) -> Measurement:
     return Measurement(images, seconds, 2.0, {"program": 80_000_000, "worker": 200_000_000}, 300_000_000, {})
 
 
-def test_medians_and_shares_of_the_reference() -> None:
+def test_medians_and_shares_of_the_reference_in_the_same_turn() -> None:
     runs = [run(1000, 1), run(1000, 2), run(1000, 4)]
-    assert cells(runs, 2000.0) == ["500 (250 to 1,000)", "25%", "3", "200", "300", "2.00"]
+    references = [run(1000, 0.5), run(1000, 0.5), run(1000, 1)]
+    assert cells(runs, references) == ["500 (250 to 1,000)", "25% (25% to 50%)", "3", "200", "300", "2.00"]
 
 
-def test_a_single_run_has_no_spread() -> None:
-    assert cells([run(1000, 0.5)], 1000.0)[:3] == ["2,000", "200%", "1"]
+def test_a_single_run_has_no_spread_and_is_held_against_the_first_turn() -> None:
+    assert cells([run(1000, 0.5)], [run(1000, 1), run(1000, 8)])[:3] == ["2,000", "200%", "1"]
 
 
 def test_numbers_are_set_to_the_right() -> None:
