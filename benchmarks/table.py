@@ -25,8 +25,8 @@ def cells(runs: Sequence[Measurement], references: Sequence[Measurement]) -> lis
 
     Args:
         runs: Of one program, the first of them in the first turn.
-        references: Of the program that it is held against, likewise. Each run is compared with that of its own turn: the
-            speed of a machine that others share changes from minute to minute, for both.
+        references: Of the program that it is held against, likewise. Each run is compared with that of its own turn:
+            the speed of a machine that others share changes from minute to minute, for both.
     """
     rates = [run.rate for run in runs]
     shares = [run.rate / reference.rate for run, reference in zip(runs, references, strict=False)]

@@ -172,8 +172,8 @@ _PAGE = """\
 
 {table}
 Medians of runs that took turns; in parentheses the least and the most. Shares are those of bare decode + resize in the
-same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest resident set of any one
-process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
+same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest resident set of any
+one process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
 counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of an S3 server or a proxy.
 Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; the start of workers is, except in the
 bare rows. Files that a program reads lie in the page cache when its clock starts.
