@@ -161,6 +161,7 @@ def _values(column: pa.ChunkedArray) -> Iterable[Any]:
 
 # Neither by pyarrow.compute, whose import takes each worker as long as building ten rows.
 def _of_split(table: pa.Table, split: str | None) -> pa.Table:
+    """Of rows that are sorted as `index_order` has it, where no split is an empty name."""
     splits = table.column("split")
     places = range(table.num_rows)
     first, end = (find(places, split or "", key=lambda place: splits[place].as_py() or "") for find in _BOUNDS)
@@ -174,6 +175,7 @@ def _of_hashes(table: pa.Table, hash_range: HashRange) -> pa.Table:
     hashes = table.column("sample_hash").to_numpy()
     wanted = (hashes >= np.uint64(hash_range[0])) & (hashes <= np.uint64(hash_range[1]))
     edges = np.flatnonzero(np.diff(wanted, prepend=False, append=False)).reshape(-1, 2).tolist()  # one run in a split
+    # Always several chunks: whoever combines them gets a copy, and lets go of the row groups.
     return pa.concat_tables([table.slice(0, 0), *(table.slice(first, end - first) for first, end in edges)])
 
 

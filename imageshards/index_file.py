@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from imageshards.errors import StoreError
 from imageshards.index_parts import AnySplit, HashRange, IndexPart, RowRange, parts_from_metadata
 from imageshards.index_row import ROW_GROUP_ROWS, SCHEMA
 from imageshards.ranged_file import Range, RangedFile
-from imageshards.store import Store
+from imageshards.store import Store, StoreSpec
 
 _FOOTER_BYTES = 64 << 10
 """Read at once from the end of a file: more than the footer of 200,000 rows. A longer one takes a second request."""
@@ -27,8 +27,9 @@ _FOOTER_GROUP_BYTES = 1200
 _FOOTERS_KEPT = 4
 """Of 4 MB each at most: a part has 256 row groups."""
 
-_GROUPS_KEPT = 2
-"""A work unit reads one or two, of 400 KB each; as a rule its worker's next unit reads the same."""
+_GROUPS_KEPT = 4
+"""A work unit reads one or two, and those at either end of its split, which hold rows of another, too; 2 MB each as a
+table. As a rule its worker's next unit reads the same."""
 
 _EVERYTHING = RowRange(("", "\U0010ffff"), without_split=True, hashes=(0, (1 << 64) - 1))
 """Of a row group without statistics."""
@@ -43,13 +44,11 @@ class _Footer:
         identity: Of a local file: its inode and time. None in S3, where what lies under the key of an index never
             changes.
         metadata: The parsed footer.
-        last_read: Some whole rows, by their row groups: what was read last, where that was little.
     """
 
     size_bytes: int
     identity: tuple[int, int] | None
     metadata: pq.FileMetaData
-    last_read: dict[tuple[int, ...], pa.Table] = field(default_factory=dict, compare=False)
 
     @cached_property
     def ranges(self) -> list[RowRange]:
@@ -64,8 +63,27 @@ class _Footer:
         ]
 
 
-_footers: OrderedDict[tuple[str, str], _Footer] = OrderedDict()
+_footers: OrderedDict[tuple[StoreSpec, str], _Footer] = OrderedDict()
 _footers_lock = threading.Lock()
+
+
+class _LastRead:
+    """The row groups of whole rows that were read last, of one file, where they were few. For all threads."""
+
+    def __init__(self) -> None:
+        self._found: tuple[_Footer | None, Mapping[int, pa.Table]] = None, {}
+
+    def of(self, footer: _Footer) -> Mapping[int, pa.Table]:
+        """Tables by row group, if they are of this file."""
+        known, tables = self._found
+        return tables if known is footer else {}
+
+    def keep(self, footer: _Footer, tables: Mapping[int, pa.Table]) -> None:
+        """Forget all others."""
+        self._found = footer, tables
+
+
+_last_read = _LastRead()
 
 
 class IndexFile:
@@ -97,10 +115,24 @@ class IndexFile:
         Raises:
             StoreError: They are damaged, or lack a column.
         """
+        if columns is not None or not 0 < len(groups) <= _GROUPS_KEPT:
+            return self._read(groups, columns)
+        known = _last_read.of(self._footer)
+        missing = [group for group in groups if group not in known]
+        read = self._read(missing, None) if missing else None
+        tables, start = {}, 0
+        for group in groups:
+            if read is None or group in known:
+                tables[group] = known[group]
+            else:
+                rows = self.metadata.row_group(group).num_rows
+                tables[group] = read.slice(start, rows)
+                start += rows
+        _last_read.keep(self._footer, tables)
+        return pa.concat_tables(tables.values())
+
+    def _read(self, groups: Sequence[int], columns: Sequence[str] | None) -> pa.Table:
         names = None if columns is None else list(columns)
-        kept = self._footer.last_read.get(tuple(groups)) if names is None else None
-        if kept is not None:
-            return kept
         try:
             if self._ranged is not None:
                 self._ranged.fetch(self._byte_ranges(groups, columns))
@@ -109,11 +141,7 @@ class IndexFile:
             raise damaged_index(self._store, self._index_key, error) from error
         if missing := set(names or SCHEMA.names).difference(table.column_names):
             raise damaged_index(self._store, self._index_key, ValueError(f"it lacks {', '.join(sorted(missing))}"))
-        table = table.replace_schema_metadata(None)
-        if names is None and len(groups) <= _GROUPS_KEPT:
-            self._footer.last_read.clear()
-            self._footer.last_read[tuple(groups)] = table
-        return table
+        return table.replace_schema_metadata(None)
 
     def _byte_ranges(self, groups: Sequence[int], columns: Sequence[str] | None) -> Iterator[Range]:
         for group in groups:
@@ -181,9 +209,9 @@ def _footer_of(store: Store, key: str, part: IndexPart | None) -> _Footer:
         found = path.stat()
         identity = found.st_ino, found.st_mtime_ns
     with _footers_lock:
-        known = _footers.get((store.url, key))
+        known = _footers.get((store.spec, key))
         if known is not None and known.identity == identity:
-            _footers.move_to_end((store.url, key))
+            _footers.move_to_end((store.spec, key))
             return known
     size_bytes = part.size_bytes if part else store.head(key).size_bytes
     guess_bytes = _FOOTER_BYTES + (_FOOTER_GROUP_BYTES * part.rows // ROW_GROUP_ROWS if part else 0)
@@ -194,7 +222,7 @@ def _footer_of(store: Store, key: str, part: IndexPart | None) -> _Footer:
     with pa.PythonFile(ranged, mode="r") as source:
         footer = _Footer(size_bytes, identity, pq.read_metadata(source))
     with _footers_lock:
-        _footers[store.url, key] = footer
+        _footers[store.spec, key] = footer
         while len(_footers) > _FOOTERS_KEPT:
             _footers.popitem(last=False)
     return footer

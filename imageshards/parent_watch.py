@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+
+_STANDARD_INPUT = 0
+"""Where it is closed, it has ended."""
 
 
 def stop_with_parent() -> None:
@@ -26,14 +28,14 @@ def end_group_with_parent() -> None:
 
 def _end_group() -> None:
     if os.getpgrp() == os.getpid():
-        os.killpg(0, signal.SIGKILL)
+        os.killpg(os.getpid(), signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _when_input_ends(action: Callable[[], None]) -> None:
     def watch() -> None:
         with suppress(OSError):
-            while os.read(sys.stdin.fileno(), 1):  # not through the buffer: its lock would outlive the interpreter
+            while os.read(_STANDARD_INPUT, 1):  # not through the buffer: its lock would outlive the interpreter
                 pass
         action()
 

@@ -28,7 +28,7 @@ REJECTS_NAME = "rejects.parquet"
 """Lies beside the shards of a version; one row for each sample refused."""
 
 ROW_GROUP_BYTES = 12 << 20
-"""Within the 8 to 32 MB that readers like; a writer holds one row group for each resolution, and Parquet another."""
+"""Within the 8 to 32 MB that readers like; a writer holds one row group for each resolution."""
 
 _PAGE_BYTES = 1 << 20
 """Parquet's own default; but left to itself, its writer looks at a page's size only after 1024 rows. A row group in one
@@ -99,7 +99,7 @@ def rows_per_group(recipe: Recipe, resolution: int) -> int:
 
 
 def rows_per_page(recipe: Recipe, resolution: int) -> int:
-    """Rows whose pixels fill a page."""
+    """Rows whose raw pixels fill a page. Of encoded images several such batches do."""
     return -(-_PAGE_BYTES // image_size_bytes(recipe, resolution))
 
 

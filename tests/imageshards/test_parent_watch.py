@@ -28,6 +28,12 @@ time.sleep(600)
 """
 """Does not stop when it is asked to, as a shutdown that is at something else; nor would its child."""
 
+LEADER_OF_DEAF = f"""
+import subprocess, sys
+sys.exit(-subprocess.run([sys.executable, "-c", {DEAF!r}], check=False).returncode)
+"""
+"""Hands its standard input and output on; a group of its own, so that a mistake does not end the tests."""
+
 POLITE = """
 import signal, sys, time
 from imageshards.parent_watch import stop_with_parent
@@ -65,14 +71,23 @@ def test_the_group_ends_at_once_with_children_that_nobody_asked() -> None:
 
 def test_a_process_in_the_group_of_another_ends_alone() -> None:
     mark = uuid.uuid4().hex
-    process = start(DEAF, mark, leader=False)
-    with process:
-        assert process.stdin
-        process.stdin.close()
-        assert process.wait(GONE_SECONDS) == -signal.SIGKILL
-    (child,) = processes_with(MARK, mark)
-    assert child.command == "sleep 600"
-    os.kill(child.id, signal.SIGKILL)
+    process = start(LEADER_OF_DEAF, mark, leader=True)
+    try:
+        with process:
+            assert process.stdin
+            process.stdin.close()
+            assert process.wait(GONE_SECONDS) == signal.SIGKILL  # how the other ended, says its leader
+        (child,) = processes_with(MARK, mark)
+        assert child.command == "sleep 600"
+    finally:
+        for left in processes_with(MARK, mark):
+            os.kill(left.id, signal.SIGKILL)
+
+
+def test_a_process_without_standard_input_ends_at_once() -> None:
+    program = f"import os; os.close(0)\n{POLITE}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, timeout=GONE_SECONDS)
+    assert done.returncode in (7, -signal.SIGTERM)
 
 
 def test_a_process_that_stops_with_its_parent_may_do_so_in_its_own_way() -> None:
@@ -81,6 +96,7 @@ def test_a_process_that_stops_with_its_parent_may_do_so_in_its_own_way() -> None
         assert process.stdin
         process.stdin.write("a line is no end\n")
         process.stdin.flush()
-        assert process.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
         process.stdin.close()
         assert process.wait(GONE_SECONDS) == 7
