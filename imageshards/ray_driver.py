@@ -130,7 +130,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--region", help="region of that server")
     parser.add_argument("--credentials-env", help="prefix of the environment variables that hold its credentials")
     parser.add_argument("--ray-address", default="auto", help="`auto` (the default), `local`, or the address of a head")
-    parser.add_argument("--stop-with-parent", action="store_true", help="end when standard input does")
+    parser.add_argument("--stop-with-parent", action="store_true", help="end with stdin, and its process group too")
     return parser.parse_args(arguments)
 
 
