@@ -47,6 +47,16 @@ def replicate(images: Path, annotations: Path, count: int, folder: Path) -> tupl
     return new_images, new_annotations
 
 
+def without_trimaps(annotations: Path) -> Path:
+    """An annotations archive, beside the one given, with all of it but the trimaps."""
+    kept = annotations.with_name(f"{annotations.stem}-without-trimaps.tar")
+    with tarfile.open(kept, "w") as tar:
+        for name, data in read_members(annotations).items():
+            if "/trimaps/" not in name:
+                add_member(tar, name, data)
+    return kept
+
+
 def read_members(path: Path) -> dict[str, bytes]:
     """The files of an archive."""
     with tarfile.open(path) as tar:

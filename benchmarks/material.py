@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.archives import replicate, sample_archives
+from benchmarks.archives import replicate, sample_archives, without_trimaps
 from imageshards.fetch import Source, fetch
 from imageshards.index import IndexInfo
 from imageshards.job import JobSpec
@@ -63,6 +63,11 @@ def make_material(count: int, folder: Path) -> Material:
     folder.mkdir(parents=True, exist_ok=True)
     archives = replicate(*sample_archives(folder / "sample"), count, folder)
     return upload_material(*archives, StoreSpec(url=str(folder / "store")))
+
+
+def photographs_alone(material: Material) -> Material:
+    """The same images of the same store, as a dataset that has classes, splits and head boxes, but no trimaps."""
+    return upload_material(material.images, without_trimaps(material.annotations), material.raw_store)
 
 
 def upload_material(

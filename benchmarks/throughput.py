@@ -19,7 +19,14 @@ from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.material import Material, decodable, make_material, split_cpus, upload_material
+from benchmarks.material import (
+    Material,
+    decodable,
+    make_material,
+    photographs_alone,
+    split_cpus,
+    upload_material,
+)
 from benchmarks.measure import Measurement, Program, ProgramFailedError, measure
 from benchmarks.progress import say, work_folder
 from benchmarks.proxy import running_proxy
@@ -181,6 +188,9 @@ bare rows. Files that a program reads lie in the page cache when its clock start
 - *bare*: simplejpeg, and Pillow's resize of the part that the crop keeps, in plain processes, from memory; nothing is
   kept.
 - *imageshards*: the whole step: planning, worker start, reading, trimaps, head boxes, hashes, Parquet, digests.
+- *photographs alone*: the same images of a dataset without trimaps. This is what the bare rows and the other programs
+  do, and what a dataset without masks costs; in the other rows each image has a PNG that is read, hashed, decoded,
+  checked, placed and stored with it.
 - *through a proxy*: as on S3, with a proxy of the harness between; it holds each GET back for so long.
 - *former script*: gets only the files that can be decoded, for one that cannot ends it. No annotations.
 - *img2dataset*: reads file:// URLs; resizes to 224 by area, without the margin of Resize(256) + CenterCrop(224); it can
@@ -230,10 +240,13 @@ def main() -> None:
         files = folder / "files.txt"
         files.write_text("".join(f"{path}\n" for path in decodable(material.files)))
         bare = bare_rows(material, len(cpus))
-        local = step_row("imageshards, local folder", material, lambda run: StoreSpec(url=str(run / "out")))
+        local = [
+            step_row(f"imageshards, local folder{what}", images, lambda run: StoreSpec(url=str(run / "out")))
+            for what, images in ((", photographs alone", photographs_alone(material)), ("", material))
+        ]
         rows = [
             *bare,
-            local,
+            *local,
             *s3_rows(place, material, proxies),
             *peer_rows(files, material.files, len(cpus), options.peer_repeats),
         ]
