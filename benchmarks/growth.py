@@ -1,7 +1,11 @@
 """Does the time for an image, or the memory, grow with the number of images? `python -m benchmarks.growth`.
 
-Runs the flow (a folder store, 224 px) as a user does, on archives of growing size, and writes two Markdown tables to
-standard output: time by stage, and peak memory by process and stage. 74,000 images take 31 GB of disk for a while.
+Runs the flow (a folder store, 224 px) as a user does, on archives of growing size and then of sizes going down again,
+and writes two Markdown tables to standard output: time by stage, and peak memory by process and stage. 74,000 images
+take 31 GB of disk for a while.
+
+The largest size takes minutes, in which a shared machine changes its speed: so each of the others runs before it and
+after it, and its time is the mean of both.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 
 from benchmarks.archives import replicate, sample_archives
 from benchmarks.material import split_cpus
@@ -74,6 +79,18 @@ def run_flow(count: int, cpus: Sequence[int], folder: Path, home: Path) -> Memor
     return watch.found
 
 
+def joined(runs: Sequence[Memory]) -> Memory:
+    """Runs of one size as one: the means of their times, the highest of their peaks."""
+    whole = Memory()
+    for run in runs:
+        for key, peak in run.peaks.items():
+            whole.peaks[key] = peak.joined(whole.peaks.get(key))
+    for stage in runs[0].seconds:
+        whole.seconds[stage] = mean(run.seconds[stage] for run in runs)
+        whole.cpu_seconds[stage] = mean(run.cpu_seconds[stage] for run in runs)
+    return whole
+
+
 def time_table(found: Mapping[int, Memory]) -> str:
     """A line for each stage and each number of images; further images are those beyond the size before."""
     rows = []
@@ -122,7 +139,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the temporary folder goes; short: sockets lie in it")
     options = parser.parse_args()
     cpus, _ = split_cpus(options.cpus)
-    found: dict[int, Memory] = {}
+    growing = sorted(set(options.sizes))
+    runs: dict[int, list[Memory]] = {count: [] for count in growing}
     with work_folder(options.folder) as folder:
         free, needed = shutil.disk_usage(folder).free, max(options.sizes) * _BYTES_PER_IMAGE
         if free < needed:
@@ -132,11 +150,15 @@ def main() -> None:
             )
         home = folder / "home"
         home.mkdir()
-        for count in sorted(options.sizes):
+        for count in [*growing, *reversed(growing[:-1])]:
             with tempfile.TemporaryDirectory(prefix="n-", dir=folder, ignore_cleanup_errors=True) as name:
-                found[count] = run_flow(count, cpus, Path(name), home)
-            times = ", ".join(f"{stage} {found[count].seconds[stage]:.1f} s" for stage in STAGES)
+                runs[count].append(run_flow(count, cpus, Path(name), home))
+            last = runs[count][-1]
+            times = ", ".join(
+                f"{stage} {last.seconds[stage]:.1f} s, {last.cpu_seconds[stage]:.1f} of CPU" for stage in STAGES
+            )
             say(f"{count:,} images: {times}")
+    found = {count: joined(those) for count, those in runs.items()}
     sys.stdout.write(f"At 224 px, a folder store, start of Ray included. {machine(cpus)}.\n\n")
     sys.stdout.write(f"{time_table(found)}\n{memory_table(found)}")
 

@@ -78,7 +78,12 @@ def bare_rows(material: Material, cpus: int) -> list[Row]:
         arguments = ("--files", str(material.files), "--processes", str(cpus), *more)
         return lambda _: Program("benchmarks.contenders.bare", arguments)
 
-    return [Row("bare decode", program()), Row("bare decode + resize", program("--resize"))]
+    trimaps = str(material.files.parent / "annotations" / "trimaps")
+    return [
+        Row("bare decode", program()),
+        Row("bare decode + resize", program("--resize")),
+        Row("bare decode + resize, trimaps too", program("--resize", "--trimaps", trimaps)),
+    ]
 
 
 def step_row(name: str, material: Material, store: Callable[[Path], StoreSpec], **more: Any) -> Row:
@@ -186,10 +191,10 @@ Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; 
 bare rows. Files that a program reads lie in the page cache when its clock starts.
 
 - *bare*: simplejpeg, and Pillow's resize of the part that the crop keeps, in plain processes, from memory; nothing is
-  kept.
+  kept. *Trimaps too*: the png crate, and Pillow.
 - *imageshards*: the whole step: planning, worker start, reading, trimaps, head boxes, hashes, Parquet, digests.
-- *photographs alone*: the same images of a dataset without trimaps. This is what the bare rows and the other programs
-  do, and what a dataset without masks costs; in the other rows each image has a PNG that is read, hashed, decoded,
+- *photographs alone*: the same images of a dataset without trimaps, which is what the bare rows above and the other
+  programs work on. In the rows without this mark each image has a PNG of its own, which is read, hashed, decoded,
   checked, placed and stored with it.
 - *through a proxy*: as on S3, with a proxy of the harness between; it holds each GET back for so long.
 - *former script*: gets only the files that can be decoded, for one that cannot ends it. No annotations.
