@@ -11,6 +11,8 @@ from statistics import median
 
 from benchmarks.measure import Measurement
 
+NOT_MEASURED = "not measured"
+
 _MB = 1_000_000
 
 
@@ -21,23 +23,27 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
 
 
 def cells(runs: Sequence[Measurement], references: Sequence[Measurement]) -> list[str]:
-    """Images/s and share of the reference (each: median, least and most), runs, memory in MB, CPU ms per image.
+    """Images/s and `share` of the reference (each: median, least and most), runs, memory in MB, CPU ms per image."""
+    return [
+        _spread([run.rate for run in runs], "{:,.0f}"),
+        share(runs, references),
+        str(len(runs)),
+        f"{median(run.peak_largest for run in runs) / _MB:,.0f}",
+        f"{median(run.peak_together for run in runs) / _MB:,.0f}",
+        f"{median(run.cpu_ms_per_image for run in runs):.2f}",
+    ]
+
+
+def share(runs: Sequence[Measurement], references: Sequence[Measurement]) -> str:
+    """The speed of a program as a share of another's: median, least and most.
 
     Args:
         runs: Of one program, the first of them in the first turn.
         references: Of the program that it is held against, likewise. Each run is compared with that of its own turn:
             the speed of a machine that others share changes from minute to minute, for both.
     """
-    rates = [run.rate for run in runs]
     shares = [run.rate / reference.rate for run, reference in zip(runs, references, strict=False)]
-    return [
-        _spread(rates, "{:,.0f}"),
-        _spread(shares, "{:.0%}"),
-        str(len(runs)),
-        f"{median(run.peak_largest for run in runs) / _MB:,.0f}",
-        f"{median(run.peak_together for run in runs) / _MB:,.0f}",
-        f"{median(run.cpu_ms_per_image for run in runs):.2f}",
-    ]
+    return _spread(shares, "{:.0%}") if shares else NOT_MEASURED
 
 
 def _spread(values: Sequence[float], form: str) -> str:

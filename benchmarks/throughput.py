@@ -31,7 +31,7 @@ from benchmarks.measure import Measurement, Program, ProgramFailedError, measure
 from benchmarks.progress import say, work_folder
 from benchmarks.proxy import running_proxy
 from benchmarks.s3 import S3Place, remove, s3_place
-from benchmarks.table import cells, machine, markdown, versions
+from benchmarks.table import NOT_MEASURED, cells, machine, markdown, share, versions
 from imageshards.store import Credentials, StoreSpec
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -162,8 +162,17 @@ def run_rows(rows: Sequence[Row], repeats: int, *, cpus: Sequence[int], folder: 
             say(f"{turn + 1}/{repeats} {row.name}: {said} ({time.monotonic() - started:.0f} s in all)")
 
 
-def results(rows: Sequence[Row], reference: Row, count: int, cpus: Sequence[int]) -> str:
-    """The Markdown page."""
+def results(rows: Sequence[Row], bounds: Sequence[Row], local: Sequence[Row], count: int, cpus: Sequence[int]) -> str:
+    """The Markdown page.
+
+    Args:
+        rows: All that was measured.
+        bounds: Those of `bare_rows`.
+        local: This package's step in a folder, of photographs alone and with trimaps.
+        count: Images.
+        cpus: What the programs were pinned to.
+    """
+    _, reference, with_trimaps = bounds
     lines = [[row.name, *(cells(row.runs, reference.runs) if row.runs else [row.missing, *[""] * 5])] for row in rows]
     starts = [run.facts["ray_seconds"] for row in rows for run in row.runs if "ray_seconds" in run.facts]
     return _PAGE.format(
@@ -173,7 +182,9 @@ def results(rows: Sequence[Row], reference: Row, count: int, cpus: Sequence[int]
         peers=_peer_versions(),
         command=" ".join(["python -m benchmarks.throughput", *sys.argv[1:]]),
         table=markdown(_HEAD, lines),
-        ray_seconds=median(starts),
+        ray_seconds=f"{median(starts):.1f} s" if starts else NOT_MEASURED,
+        photographs=share(local[0].runs, reference.runs),
+        trimaps=share(local[1].runs, with_trimaps.runs),
     )
 
 
@@ -183,12 +194,15 @@ _PAGE = """\
 {count:,} photographs (replicated sample) at 224 px. {machine}. {versions}{peers}. Made by `{command}`.
 
 {table}
-Medians of runs that took turns; in parentheses the least and the most. Shares are those of bare decode + resize in the
-same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest resident set of any
-one process, files that it maps included, and the highest sum of all processes' proportional sets (PSS, what they share
-counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of an S3 server or a proxy.
-Starts of interpreters and `ray.init` (here {ray_seconds:.1f} s) are not timed; the start of workers is, except in the
-bare rows. Files that a program reads lie in the page cache when its clock starts.
+The step in a local folder, of the bound that does the same work, in the same turn: photographs alone {photographs}; with
+trimaps {trimaps}.
+
+Medians of runs that took turns; in parentheses the least and the most. Shares in the table are those of bare decode +
+resize in the same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest
+resident set of any one process, files that it maps included, and the highest sum of all processes' proportional sets
+(PSS, what they share counts once). Memory and CPU time are those of all processes, Ray's own among them, but not of
+an S3 server or a proxy. Starts of interpreters and `ray.init` (here {ray_seconds}) are not timed; the start of
+workers is, except in the bare rows. Files that a program reads lie in the page cache when its clock starts.
 
 - *bare*: simplejpeg, and Pillow's resize of the part that the crop keeps, in plain processes, from memory; nothing is
   kept. *Trimaps too*: the png crate, and Pillow.
@@ -257,7 +271,7 @@ def main() -> None:
         ]
         rows = [row for row in rows if row in bare or options.only in row.name]
         run_rows(rows, options.repeats, cpus=cpus, folder=folder)
-        page = results(rows, bare[1], options.images, cpus)
+        page = results(rows, bare, local, options.images, cpus)
     options.output.write_text(page)
     sys.stdout.write(page)
     say(f"took {time.monotonic() - started:.0f} s")

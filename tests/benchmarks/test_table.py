@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from benchmarks.measure import Measurement
-from benchmarks.table import cells, machine, markdown, versions
+from benchmarks.table import NOT_MEASURED, cells, machine, markdown, share, versions
 
 
 def run(images: int, seconds: float, **more: int) -> Measurement:
@@ -16,6 +16,10 @@ def test_medians_and_shares_of_the_reference_in_the_same_turn() -> None:
 
 def test_a_single_run_has_no_spread_and_is_held_against_the_first_turn() -> None:
     assert cells([run(1000, 0.5)], [run(1000, 1), run(1000, 8)])[:3] == ["2,000", "200%", "1"]
+
+
+def test_what_was_not_run_has_no_share() -> None:
+    assert share([], [run(1000, 1)]) == share([run(1000, 1)], []) == NOT_MEASURED
 
 
 def test_numbers_are_set_to_the_right() -> None:
