@@ -194,8 +194,8 @@ _PAGE = """\
 {count:,} photographs (replicated sample) at 224 px. {machine}. {versions}{peers}. Made by `{command}`.
 
 {table}
-The step in a local folder, of the bound that does the same work, in the same turn: photographs alone {photographs}; with
-trimaps {trimaps}.
+The step in a local folder, of the bound that does the same work, in the same turn: photographs alone {photographs};
+with trimaps {trimaps}.
 
 Medians of runs that took turns; in parentheses the least and the most. Shares in the table are those of bare decode +
 resize in the same turn: the machine is shared, and its speed changes from minute to minute. Memory: the highest
