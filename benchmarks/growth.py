@@ -5,7 +5,7 @@ and writes two Markdown tables to standard output: time by stage, and peak memor
 take 31 GB of disk for a while.
 
 The largest size takes minutes, in which a shared machine changes its speed: so each of the others runs before it and
-after it, and its time is the mean of both.
+after it, and the mean of both counts. A run of the smallest goes first and does not count: it pays for cold caches.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from statistics import mean
 
 from benchmarks.archives import replicate, sample_archives
 from benchmarks.material import split_cpus
-from benchmarks.memory_by_stage import Memory, MemoryWatch
+from benchmarks.memory_by_stage import Memory, MemoryWatch, Peak
 from benchmarks.progress import say, work_folder
 from benchmarks.table import machine, markdown
 
@@ -71,6 +71,8 @@ def run_flow(count: int, cpus: Sequence[int], folder: Path, home: Path) -> Memor
                 for line in lines:
                     watch.take(line)
                 time.sleep(_LOOK_SECONDS)
+            for line in lines:  # what came after the last look
+                watch.take(line)
     finally:
         process.terminate()
         process.wait(_END_SECONDS)
@@ -80,15 +82,17 @@ def run_flow(count: int, cpus: Sequence[int], folder: Path, home: Path) -> Memor
 
 
 def joined(runs: Sequence[Memory]) -> Memory:
-    """Runs of one size as one: the means of their times, the highest of their peaks."""
-    whole = Memory()
-    for run in runs:
-        for key, peak in run.peaks.items():
-            whole.peaks[key] = peak.joined(whole.peaks.get(key))
-    for stage in runs[0].seconds:
-        whole.seconds[stage] = mean(run.seconds[stage] for run in runs)
-        whole.cpu_seconds[stage] = mean(run.cpu_seconds[stage] for run in runs)
-    return whole
+    """Runs of one size as one: the means of their times and of their peaks."""
+    shared = set.intersection(*(set(run.peaks) for run in runs))
+    return Memory(
+        peaks={key: _mean_peak([run.peaks[key] for run in runs]) for key in shared},
+        seconds={stage: mean(run.seconds[stage] for run in runs) for stage in STAGES},
+        cpu_seconds={stage: mean(run.cpu_seconds[stage] for run in runs) for stage in STAGES},
+    )
+
+
+def _mean_peak(peaks: Sequence[Peak]) -> Peak:
+    return Peak(round(mean(peak.resident for peak in peaks)), round(mean(peak.anonymous for peak in peaks)))
 
 
 def time_table(found: Mapping[int, Memory]) -> str:
@@ -150,10 +154,11 @@ def main() -> None:
             )
         home = folder / "home"
         home.mkdir()
-        for count in [*growing, *reversed(growing[:-1])]:
+        for number, count in enumerate([growing[0], *growing, *reversed(growing[:-1])]):
             with tempfile.TemporaryDirectory(prefix="n-", dir=folder, ignore_cleanup_errors=True) as name:
-                runs[count].append(run_flow(count, cpus, Path(name), home))
-            last = runs[count][-1]
+                last = run_flow(count, cpus, Path(name), home)
+            if number:
+                runs[count].append(last)
             times = ", ".join(
                 f"{stage} {last.seconds[stage]:.1f} s, {last.cpu_seconds[stage]:.1f} of CPU" for stage in STAGES
             )

@@ -1,7 +1,8 @@
-"""The bounds: decoding alone, decoding and resizing, and both for trimaps too, in plain processes that keep nothing.
+"""What preprocessing is held against: decoding, and resizing, in plain processes that keep nothing.
 
-Written out here with the libraries alone, so that the bounds do not move when this package changes. The files lie in
-memory before the clock starts, as do the processes run; there is no reading and no writing.
+Of photographs alone, or with their trimaps. Written out here with the libraries alone, so that it does not move when
+this package changes. The files lie in memory before the clock starts, as do the processes run; there is no reading and
+no writing.
 """
 
 from __future__ import annotations
@@ -64,13 +65,17 @@ def decode_and_resize(data: bytes) -> Pixels | None:
     return None if pixels is None else resize(Image.fromarray(pixels), Image.Resampling.BILINEAR)
 
 
-def decode_and_place(data: bytes) -> Pixels:
+def decode_and_place(data: bytes) -> Pixels | None:
     """(224, 224) uint8: a trimap. Plain gray by the png crate, a third of Pillow's time; what is not, by Pillow."""
-    width, height = _SIZE_IN_PNG.unpack_from(data)
     try:
+        width, height = _SIZE_IN_PNG.unpack_from(data)
         image = Image.fromarray(decode_image_png_u8(data, (height, width), "mono")[:, :, 0])
     except Exception:  # noqa: BLE001 (its errors have no type of their own)
-        image = Image.open(io.BytesIO(data))
+        try:
+            image = Image.open(io.BytesIO(data))
+            image.load()
+        except OSError:
+            return None
     return resize(image, Image.Resampling.NEAREST)
 
 
@@ -104,18 +109,19 @@ def work(
 
 
 def read(files: list[Path], trimaps: Path | None) -> list[Contents]:
-    """All files, those that are equal once; trimaps by the names of the photographs, where there are any."""
+    """All files, those that are equal once; with the trimaps of photographs that have one."""
     known: dict[bytes, bytes] = {}
 
-    def once(path: Path) -> bytes:
-        content = path.read_bytes()
-        return known.setdefault(content, content)
+    def once(path: Path | None) -> bytes | None:
+        return known.setdefault(content := path.read_bytes(), content) if path else None
 
-    def trimap_of(path: Path) -> bytes | None:
-        place = trimaps / f"{path.stem}.png" if trimaps else None
-        return once(place) if place and place.exists() else None
+    return [(once(path) or b"", once(trimap_of(path, trimaps) if trimaps else None)) for path in files]
 
-    return [(once(path), trimap_of(path)) for path in files]
+
+def trimap_of(photograph: Path, trimaps: Path) -> Path | None:
+    """The trimap of a photograph, by its name."""
+    path = trimaps / f"{photograph.stem}.png"
+    return path if path.exists() else None
 
 
 def main() -> None:
@@ -127,6 +133,8 @@ def main() -> None:
     parser.add_argument("--trimaps", type=Path, help="a folder: the trimaps of the photographs too")
     options = parser.parse_args()
     files = sorted(options.files.iterdir())
+    if options.trimaps and not any(trimap_of(path, options.trimaps) for path in files):
+        parser.error(f"no file of {options.trimaps} has the name of a photograph in {options.files}")
     context = get_context("spawn")
     gates = context.Barrier(options.processes + 1), context.Barrier(options.processes + 1)
     make = decode_and_resize if options.resize else decode
